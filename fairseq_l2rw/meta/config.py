@@ -1,0 +1,121 @@
+"""Settings of the method, without a word about where they were typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fairseq_l2rw.errors import L2RWError
+
+OBJECTIVES = ("contrastive", "loss")
+NORMALIZATIONS = ("tokens", "batch")
+GRADIENTS = ("forward", "finite-difference", "unrolled")
+
+
+@dataclass
+class MetaConfig:
+    """Settings of :class:`~fairseq_l2rw.meta.trainer.MetaTrainer`.
+
+    Attributes:
+        objective: ``contrastive`` (one head a kind of noise) or ``loss``.
+        contrast: kind of noise -> alpha_k, a number or ``"auto"``.
+        momentum: decay of the averages of dev gradients over teacher updates; 0 is off.
+        normalization: ``tokens`` (denominator sum n_i) or ``batch`` (sum w_i n_i).
+        gradient: how the influence is computed.
+        interval: student updates between teacher updates.
+        start: student updates before the first teacher update; weights are 1 until then.
+        replay: teacher steps on replayed rows per teacher update; 0 takes one step on
+            the exact gradient of the current batch.
+        replay_rows: rows kept for each head.
+        replay_batch: rows of one replayed step.
+        prior: p, the weight of an example about which nothing is known.
+        prior_strength: tau, weight of KL(Bernoulli(w) || Bernoulli(p)); 0 is off.
+        lr: the teacher's learning rate.
+        weight_decay: the teacher's (decoupled) weight decay.
+        clip_norm: the teacher's gradient clipping; 0 is off.
+        max_update: length of the training, for the feature "progress"; 0 if unknown.
+        seed: of the replayed samples and of the corrupted dev batches.
+    """
+
+    objective: str = "contrastive"
+    contrast: dict = field(default_factory=dict)
+    momentum: float = 0.8
+    normalization: str = "tokens"
+    gradient: str = "forward"
+    interval: int = 1
+    start: int = 1000
+    replay: int = 10
+    replay_rows: int = 4000
+    replay_batch: int = 512
+    prior: float = 0.95
+    prior_strength: float = 0.1
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    clip_norm: float = 0.0
+    max_update: int = 0
+    seed: int = 1
+
+    def __post_init__(self):
+        _choice("--meta-objective", self.objective, OBJECTIVES)
+        _choice("--weight-normalization", self.normalization, NORMALIZATIONS)
+        _choice("--meta-gradient", self.gradient, GRADIENTS)
+        _at_least("--meta-interval", self.interval, 1)
+        _at_least("--meta-start", self.start, 0)
+        _at_least("--teacher-replay", self.replay, 0)
+        _at_least("--teacher-replay-rows", self.replay_rows, 1)
+        _at_least("--teacher-prior-strength", self.prior_strength, 0)
+        if not 0 <= self.momentum < 1:
+            raise L2RWError(f"--meta-momentum {self.momentum}: give a number from 0 to below 1")
+        if not 0 < self.prior < 1:
+            raise L2RWError(f"--teacher-prior {self.prior}: give a number between 0 and 1")
+        if not self.lr > 0:
+            raise L2RWError(f"--teacher-lr {self.lr}: give a number above 0")
+        if self.objective == "contrastive" and not self.contrast:
+            raise L2RWError(
+                "--meta-contrast is empty: name at least one KIND:ALPHA, or give --meta-objective loss"
+            )
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the teacher's heads: the kinds of noise, or ``loss`` alone."""
+        return tuple(self.contrast) if self.objective == "contrastive" else ("loss",)
+
+
+def parse_contrast(text: str, kinds) -> dict:
+    """``misaligned:0.5,truncated:auto`` as a dict.
+
+    Args:
+        text: KIND:ALPHA pairs, comma-separated.
+        kinds: the kinds that the student can make.
+
+    Raises:
+        L2RWError: an unknown kind, one named twice, an ALPHA that is no number.
+    """
+    contrast = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        kind, colon, value = part.partition(":")
+        if kind not in kinds:
+            raise L2RWError(f"--meta-contrast: unknown kind '{kind}' (known: {', '.join(sorted(kinds))})")
+        if kind in contrast:
+            raise L2RWError(f"--meta-contrast: kind '{kind}' is named twice; name it once")
+        if not colon or value == "auto":
+            contrast[kind] = "auto"
+            continue
+        try:
+            contrast[kind] = float(value)
+        except ValueError:
+            raise L2RWError(
+                f"--meta-contrast: '{part}' is not KIND:ALPHA with a number or 'auto'"
+            ) from None
+        if not 0 <= contrast[kind] < float("inf"):
+            raise L2RWError(f"--meta-contrast: '{part}': ALPHA must be 0 or more")
+    return contrast
+
+
+def _choice(option, value, choices):
+    if value not in choices:
+        raise L2RWError(f"{option} {value}: choose one of {', '.join(choices)}")
+
+
+def _at_least(option, value, minimum):
+    if not value >= minimum:
+        raise L2RWError(f"{option} {value}: give {minimum} or more")

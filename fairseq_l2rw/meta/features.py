@@ -1,0 +1,92 @@
+"""What the teacher sees of an example: S_i, surface information, and I_i, the student's states.
+
+A row is one flat vector: the surface columns first, then the blocks of internal states. It is
+raw; the teacher standardises it by running statistics of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: columns of S_i; the first two are what the loss teacher sees
+SURFACE = ("loss", "loss_deviation", "source_length", "target_length", "length_ratio", "progress", "dev_loss")
+LOSS_COLUMNS = 2
+
+
+@dataclass(frozen=True)
+class FeatureLayout:
+    """Widths of the internal states, one for each block (for translation: encoder, decoder)."""
+
+    internal: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """D, columns of a row."""
+        return len(SURFACE) + sum(self.internal)
+
+    def split(self, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Surface ``[N, S]`` and the blocks of internal states ``[N, H]`` of rows ``[N, D]``."""
+        surface = rows[:, : len(SURFACE)]
+        return surface, list(rows[:, len(SURFACE) :].split(list(self.internal), dim=1)) if self.internal else []
+
+
+class RunningScalars:
+    """Numbers that the features need and that no batch may define: constant within an update."""
+
+    def __init__(self, decay: float = 0.99):
+        self.decay = decay
+        self.loss: float | None = None
+        self.dev_loss: float | None = None
+
+    def update_loss(self, value: float) -> None:
+        self.loss = self._average(self.loss, value)
+
+    def update_dev_loss(self, value: float) -> None:
+        self.dev_loss = self._average(self.dev_loss, value)
+
+    def _average(self, old, new):
+        return new if old is None else self.decay * old + (1 - self.decay) * new
+
+    def state_dict(self) -> dict:
+        return {"loss": self.loss, "dev_loss": self.dev_loss}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.loss, self.dev_loss = state["loss"], state["dev_loss"]
+
+
+def feature_rows(
+    losses: Tensor,
+    n_tokens: Tensor,
+    source_lengths: Tensor,
+    internal: list[Tensor],
+    running: RunningScalars,
+    progress: float,
+) -> Tensor:
+    """Rows ``[N, D]``, float32, detached.
+
+    Args:
+        losses: token-summed, nats ``[N]``.
+        n_tokens: target tokens ``[N]``.
+        source_lengths: source tokens ``[N]``.
+        internal: blocks of states ``[N, H]``.
+        running: running mean of the per-token loss and of J.
+        progress: part of the training that is done, 0 to 1.
+    """
+    n = n_tokens.clamp(min=1).float()
+    source = source_lengths.clamp(min=1).float()
+    per_token = losses.detach().float() / n
+    mean_loss = running.loss if running.loss is not None else 0.0
+    dev_loss = running.dev_loss if running.dev_loss is not None else mean_loss
+    columns = (
+        per_token,
+        per_token - mean_loss,
+        source.log(),
+        n.log(),
+        (n / source).log(),
+        torch.full_like(per_token, progress),
+        torch.full_like(per_token, dev_loss),
+    )
+    return torch.cat([torch.stack(columns, dim=1), *(block.detach().float() for block in internal)], dim=1)

@@ -1,0 +1,193 @@
+"""The dev objective J and the averages of its gradients.
+
+``loss`` (the paper's): J is the per-token loss of a dev batch. ``contrastive``: for kind k of noise
+
+    J_k = l(x, y) - alpha_k l(x, corrupt_k(x, y)),    adjoint = g - alpha_k g_k
+
+with g, g_k the dev gradients of the clean and of the spoilt batch, each an exponential average over
+teacher updates (``momentum``; 0 takes the newest). The kinds take turns, one a teacher update.
+
+Inner products <a, b> = -a . S(b), with S(b) the step vector of adjoint b, tell two things at no extra pass.
+They pair the newest gradient with the average of OTHER dev batches, because within one batch its own
+noise inflates them::
+
+    midpoint of alpha_k     (<g,g> + <g,g_k>) / (<g,g_k> + <g_k,g_k>)
+    dev scale               n/2 (<g, g - alpha g_k> - <g_k, g - alpha g_k>)
+
+At the midpoint an average clean and an average spoilt dev pair have opposite influences of equal size;
+the dev scale is half the distance between their influences, for pairs of n tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import torch
+from torch import Tensor, nn
+
+from fairseq_l2rw.meta.clipping import dot
+from fairseq_l2rw.meta.functional import evaluating
+from fairseq_l2rw.meta.student import Student
+
+CLEAN = "clean"
+#: `auto` contrasts this much harder than the midpoint (in trials it separated better)
+AUTO_FACTOR = 1.7
+#: the share of the newest inner products in their averages
+PRODUCT_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class DevGradient:
+    """J at the new parameters.
+
+    Attributes:
+        head: index of the head that this objective trains.
+        adjoint: lambda, one tensor a parameter.
+        value: J on the newest clean dev batch, nats per token (the contrast left out).
+        newest: term -> gradient of the newest batch.
+        before: term -> average without the newest batch, for the inner products; empty at first.
+        alpha: alpha_k in force; 0 for ``loss``.
+    """
+
+    head: int
+    adjoint: list[Tensor]
+    value: float
+    newest: dict[str, list[Tensor]]
+    before: dict[str, list[Tensor]]
+    alpha: float
+
+
+class Objective:
+    """J, its turn of kinds and its averages.
+
+    Args:
+        contrast: kind -> alpha or ``"auto"``; empty for ``loss``.
+        momentum: decay of the averages of gradients.
+        seed: of the corrupted dev batches.
+    """
+
+    def __init__(self, contrast: dict, momentum: float, seed: int):
+        self.contrast, self.momentum, self.seed = dict(contrast), momentum, seed
+        self.kinds = list(contrast)
+        self.turn = 0
+        self.averages: dict[str, list[Tensor]] = {}
+        self.counts: dict[str, int] = {}
+        self.products: dict[str, list[float]] = {}
+
+    def dev_gradient(self, student: Student, parameters: list[nn.Parameter], batch: Any) -> DevGradient | None:
+        """Gradient of J in this turn.
+
+        Returns:
+            None where the turn gives nothing: the batch cannot be spoilt in that way, or a
+            gradient is not finite. The averages are then as they were.
+        """
+        head, kind = 0, None
+        if self.kinds:
+            head = self.turn % len(self.kinds)
+            kind = self.kinds[head]
+        turn, self.turn = self.turn, self.turn + 1
+        spoilt = student.corrupt(batch, kind, self.seed + turn) if kind else None
+        if kind and spoilt is None:
+            return None
+        terms = {CLEAN: batch} if kind is None else {CLEAN: batch, kind: spoilt}
+        newest, values = {}, {}
+        for term, data in terms.items():
+            values[term], newest[term] = _gradient(student, parameters, data)
+            if newest[term] is None:
+                return None
+        alpha = self.alpha(kind) if kind else 0.0
+        before = {t: self._average(t) for t in terms if self.counts.get(t)}
+        for term, gradient in newest.items():
+            self._take(term, gradient)
+        adjoint = self._average(CLEAN)
+        if kind:
+            adjoint = torch._foreach_sub(adjoint, self._average(kind), alpha=alpha)
+        return DevGradient(head, list(adjoint), values[CLEAN], newest, before, alpha)
+
+    def alpha(self, kind: str) -> float:
+        """alpha_k: as given, or from the inner products so far (0.3 before there are any)."""
+        given = self.contrast[kind]
+        if given != "auto":
+            return given
+        if kind not in self.products:
+            return 0.3
+        clean, clean_spoilt, spoilt_clean, spoilt = self.products[kind]
+        above, below = clean + spoilt_clean, clean_spoilt + spoilt
+        midpoint = above / below if above > 0 and below > 0 else 0.3
+        return min(max(AUTO_FACTOR * midpoint, 0.02), 1.0)
+
+    def calibrate(self, dev: DevGradient, step_vector: Callable[[list[Tensor]], list[Tensor]]) -> None:
+        """Takes the inner products of this turn into their averages; nothing for ``loss``.
+
+        Args:
+            step_vector: S, linear: adjoint -> v.
+        """
+        if not self.kinds:
+            return
+        kind = self.kinds[dev.head]
+        if set(dev.before) != {CLEAN, kind}:
+            return
+        seen = []
+        vectors = {term: step_vector(gradient) for term, gradient in dev.before.items()}
+        for a in (CLEAN, kind):
+            for b in (CLEAN, kind):
+                seen.append(-dot(dev.newest[a], vectors[b]))
+        old = self.products.get(kind)
+        self.products[kind] = (
+            seen if old is None else [(1 - PRODUCT_SHARE) * o + PRODUCT_SHARE * s for o, s in zip(old, seen)]
+        )
+
+    def scale(self, dev: DevGradient, mean_tokens: float) -> float | None:
+        """The dev scale of this turn's kind, in the influence's unit; None while it is unknown.
+
+        Args:
+            mean_tokens: n, mean target length of a training pair.
+        """
+        kind = self.kinds[dev.head] if self.kinds else None
+        if kind not in self.products:
+            return None
+        clean, clean_spoilt, spoilt_clean, spoilt = self.products[kind]
+        distance = (clean - dev.alpha * clean_spoilt) - (spoilt_clean - dev.alpha * spoilt)
+        # while both average pairs still look alike the distance is noise: hold it away from zero
+        floor = 0.1 * (abs(clean) + dev.alpha * abs(spoilt))
+        size = 0.5 * mean_tokens * max(distance, floor)
+        return size if size > 0 else None
+
+    def _take(self, term, gradient):
+        m = self.momentum
+        if term not in self.averages or m == 0:
+            self.averages[term] = [g * (1 - m) for g in gradient]
+            self.counts[term] = 1
+        else:
+            torch._foreach_mul_(self.averages[term], m)
+            torch._foreach_add_(self.averages[term], gradient, alpha=1 - m)
+            self.counts[term] += 1
+
+    def _average(self, term):
+        correction = 1 - self.momentum ** self.counts[term]
+        return list(torch._foreach_div(self.averages[term], correction))
+
+    def state_dict(self) -> dict:
+        return {
+            "turn": self.turn,
+            "averages": self.averages,
+            "counts": dict(self.counts),
+            "products": {k: list(v) for k, v in self.products.items()},
+        }
+
+    def load_state_dict(self, state: dict, like: list[Tensor]) -> None:
+        self.turn = state["turn"]
+        self.averages = {
+            term: [g.to(p) for g, p in zip(gradient, like)] for term, gradient in state["averages"].items()
+        }
+        self.counts, self.products = dict(state["counts"]), {k: list(v) for k, v in state["products"].items()}
+
+
+def _gradient(student, parameters, batch):
+    with torch.enable_grad(), evaluating(student.module):
+        loss = student.dev_loss(batch)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    gradients = [torch.zeros_like(p) if g is None else g.detach() for p, g in zip(parameters, gradients)]
+    finite = all(torch.stack([torch.isfinite(g).all() for g in gradients]))
+    return float(loss.detach()), gradients if finite else None

@@ -1,0 +1,30 @@
+"""What the method needs to know of the model that is trained."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Student(Protocol):
+    """The model that is trained, seen by the method.
+
+    Attributes:
+        module: the network; its parameters are theta.
+    """
+
+    module: nn.Module
+
+    def losses(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Token-summed losses (nats, attached) and target tokens of each example: ``[N], [N]``.
+
+        Runs in whatever mode ``module`` is in and draws its dropout masks from
+        torch's global generator, as the training step did.
+        """
+
+    def dev_loss(self, batch: Any) -> Tensor:
+        """J on a dev batch: nats per token, a scalar, attached; dropout off."""
+
+    def corrupt(self, batch: Any, kind: str, seed: int) -> Any | None:
+        """The same dev batch spoilt in one way, or None where that is not possible."""

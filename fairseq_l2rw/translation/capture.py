@@ -1,0 +1,164 @@
+"""The student's internal states I_i: masked means of encoder and decoder layers, taken by hooks.
+
+Layer -1 is what the encoder hands to the decoder, and what the decoder hands to the output projection;
+0, 1, ... are the outputs of ``encoder.layers[k]`` and ``decoder.layers[k]``. So any encoder-decoder of
+fairseq will do.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from fairseq_l2rw.errors import L2RWError
+from fairseq_l2rw.meta.functional import evaluating
+
+#: names under which fairseq's decoders keep their output projection
+PROJECTIONS = ("output_projection", "fc_out", "fc3")
+LAST = -1
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """``-1`` or ``0,2,-1``."""
+    try:
+        layers = tuple(dict.fromkeys(int(part) for part in str(text).split(",")))
+    except ValueError:
+        layers = ()
+    if not layers or min(layers) < LAST:
+        raise L2RWError(f"--teacher-layers {text}: give layer numbers from 0, or -1 for the last, comma-separated")
+    return layers
+
+
+class Capture:
+    """Hooks on one encoder-decoder.
+
+    Args:
+        model: the student.
+        layers: which layers to take.
+        padding: index of the padding symbol.
+
+    Raises:
+        L2RWError: the student has no encoder and decoder, or not that layer.
+    """
+
+    def __init__(self, model: nn.Module, layers: tuple[int, ...], padding: int):
+        for part in ("encoder", "decoder"):
+            if not isinstance(getattr(model, part, None), nn.Module):
+                raise L2RWError(
+                    f"--arch: {type(model).__name__} has no {part}; l2rw_translation trains encoder-decoder models, "
+                    "for example --arch transformer"
+                )
+        self.model, self.layers, self.padding = model, layers, padding
+        for layer in layers:
+            for part in ("encoder", "decoder"):
+                self._check(part, layer)
+
+    def _check(self, part, layer):
+        stack = getattr(getattr(self.model, part), "layers", None)
+        if layer != LAST and (stack is None or layer >= len(stack)):
+            has = "has no numbered layers" if stack is None else f"has layers 0 to {len(stack) - 1}"
+            raise L2RWError(f"--teacher-layers {layer}: the student's {part} {has}")
+
+    @contextmanager
+    def states(self):
+        """Inside, one forward pass of the model is watched; gives a :class:`States`."""
+        watched = States(self.padding)
+        encoder, decoder = self.model.encoder, self.model.decoder
+        handles, shadowed = [], False
+        try:
+            for layer in self.layers:
+                if layer == LAST:
+                    handles.append(encoder.register_forward_hook(watched.saw_encoder))
+                    projection = next((p for n in PROJECTIONS if isinstance(p := getattr(decoder, n, None), nn.Module)), None)
+                    if projection is not None:
+                        handles.append(projection.register_forward_pre_hook(watched.saw_projection))
+                    else:  # tied output embeddings without a module of their own
+                        watched.shadow(decoder)
+                        shadowed = True
+                else:
+                    handles.append(encoder.layers[layer].register_forward_hook(watched.saw_encoder_layer))
+                    handles.append(decoder.layers[layer].register_forward_hook(watched.saw_decoder_layer))
+            yield watched
+        finally:
+            for handle in handles:
+                handle.remove()
+            if shadowed:
+                del decoder.extract_features
+
+    def widths(self, source_length: int = 2) -> tuple[int, ...]:
+        """Widths of the blocks of states, found by running one empty sentence through the model."""
+        device = next(self.model.parameters()).device
+        tokens = torch.full((1, source_length), self.model.encoder.dictionary.eos(), device=device)
+        lengths = torch.tensor([source_length], device=device)
+        with torch.no_grad(), evaluating(self.model), self.states() as states:
+            self.model(src_tokens=tokens, src_lengths=lengths, prev_output_tokens=tokens)
+        return tuple(block.shape[1] for block in states.means(tokens, tokens))
+
+
+class States:
+    """What the hooks saw in one forward pass."""
+
+    def __init__(self, padding: int):
+        self.padding = padding
+        self.encoder: list[tuple[Tensor, Tensor | None]] = []
+        self.decoder: list[Tensor] = []
+
+    def saw_encoder(self, module, inputs, output):
+        if isinstance(output, dict):
+            states, mask = output["encoder_out"], output.get("encoder_padding_mask")
+            mask = mask[0] if isinstance(mask, (list, tuple)) and len(mask) else mask
+            mask = mask if isinstance(mask, Tensor) else None
+            if isinstance(states, tuple):  # fconv: [B, T, C] twice
+                self.encoder.append((states[0], mask))
+            else:  # transformer: [T, B, C], mask [B, T]
+                self.encoder.append((states[0].transpose(0, 1), mask))
+        else:  # lstm: [T, B, C], ..., mask [T, B]
+            mask = output[3] if len(output) > 3 else None
+            self.encoder.append((output[0].transpose(0, 1), None if mask is None else mask.t()))
+
+    def saw_encoder_layer(self, module, inputs, output):
+        self.encoder.append((_first(output).transpose(0, 1), None))
+
+    def saw_projection(self, module, inputs):
+        self.decoder.append(inputs[0])
+
+    def saw_decoder_layer(self, module, inputs, output):
+        self.decoder.append(_first(output).transpose(0, 1))
+
+    def shadow(self, decoder):
+        extract = decoder.extract_features
+
+        def watched(*args, **kwargs):
+            output = extract(*args, **kwargs)
+            self.decoder.append(_first(output))
+            return output
+
+        decoder.extract_features = watched
+
+    def means(self, source: Tensor, target: Tensor) -> list[Tensor]:
+        """Means over the tokens of each sentence, padding excluded, detached: encoder blocks, then decoder blocks.
+
+        Args:
+            source: source tokens ``[B, S]``.
+            target: target tokens ``[B, T]``.
+
+        Returns:
+            One ``[B, H]`` for each layer watched.
+        """
+        blocks = []
+        for states, mask in self.encoder:
+            padded = source.eq(self.padding) if mask is None else mask
+            blocks.append(_masked_mean(states.detach(), padded))
+        blocks += [_masked_mean(states.detach(), target.eq(self.padding)) for states in self.decoder]
+        return blocks
+
+
+def _masked_mean(states: Tensor, padded: Tensor) -> Tensor:
+    keep = (~padded).unsqueeze(2).to(torch.float32)  # [B, T, 1]
+    return (states.float() * keep).sum(1) / keep.sum(1).clamp(min=1)  # [B, H]
+
+
+def _first(output):
+    return output[0] if isinstance(output, (tuple, list)) else output

@@ -1,0 +1,117 @@
+"""Options of ``--task l2rw_translation``: all of ``translation``'s, and those of the method."""
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from fairseq.tasks.translation import TranslationConfig
+from omegaconf import II
+
+from fairseq_l2rw.meta import reweighters
+from fairseq_l2rw.meta.config import GRADIENTS, NORMALIZATIONS, OBJECTIVES, MetaConfig, parse_contrast
+from fairseq_l2rw.translation.capture import parse_layers
+from fairseq_l2rw.translation.corruptions import CORRUPTIONS
+
+DEFAULT_CONTRAST = "misaligned:0.5,untranslated:0.45,misordered:0.12,truncated:0.3"
+
+
+@dataclass
+class L2RWTranslationConfig(TranslationConfig):
+    """Options of the task; names that are not in fairseq's ``translation`` are described in the README."""
+
+    teacher: str = field(
+        default="deep", metadata={"help": f"what gives the weights: {', '.join(reweighters.names())}"}
+    )
+    teacher_inputs: str = field(
+        default="both", metadata={"help": "what the deep teacher sees: internal, surface or both"}
+    )
+    teacher_lr: float = field(default=1e-3, metadata={"help": "learning rate of the teacher (AdamW)"})
+    teacher_hidden_dim: int = field(default=128, metadata={"help": "width of the teacher's hidden layers"})
+    teacher_layers: str = field(
+        default="-1",
+        metadata={
+            "help": "encoder and decoder layers whose states the teacher sees, comma-separated; "
+            "-1 is the encoder's output and the input of the output projection",
+            "argparse_const": "-1",
+        },
+    )
+    teacher_replay: int = field(
+        default=10,
+        metadata={"help": "teacher steps on replayed rows per teacher update; 0 takes one step on the exact gradient"},
+    )
+    teacher_replay_rows: int = field(
+        default=4000, metadata={"help": "rows (features, influence) kept for each head"}
+    )
+    teacher_prior: Optional[float] = field(
+        default=None,
+        metadata={"help": "weight of a pair about which nothing is known, for each head "
+                          "(default: 0.95, or 0.9 with a single head)"},
+    )  # fmt: skip
+    teacher_prior_strength: float = field(
+        default=0.1, metadata={"help": "strength of that prior; 0 switches it off"}
+    )
+    meta_subset: Optional[str] = field(
+        default=None,
+        metadata={"help": "binarised split that the dev batches of the hypergradient come from "
+                          "(default: meta where there is one, else valid)"},
+    )  # fmt: skip
+    meta_max_tokens: Optional[int] = field(
+        default=None, metadata={"help": "size of a dev batch in tokens (default: as --max-tokens)"}
+    )
+    meta_objective: str = field(
+        default="contrastive", metadata={"help": f"what the teacher minimises on the dev set: {' or '.join(OBJECTIVES)}"}
+    )
+    meta_contrast: str = field(
+        default=DEFAULT_CONTRAST,
+        metadata={"help": "kinds of noise, one head each, and what is subtracted: KIND:ALPHA,... "
+                          f"with ALPHA a number or auto; kinds: {', '.join(CORRUPTIONS)}"},
+    )  # fmt: skip
+    meta_momentum: float = field(
+        default=0.8, metadata={"help": "averaging of the dev gradients over teacher updates; 0 is off"}
+    )
+    weight_normalization: str = field(
+        default="tokens", metadata={"help": f"denominator of the weighted loss: {' or '.join(NORMALIZATIONS)}"}
+    )
+    meta_interval: int = field(default=1, metadata={"help": "student updates between teacher updates"})
+    meta_start: int = field(default=1000, metadata={"help": "updates of plain training before the first teacher update"})
+    meta_gradient: str = field(
+        default="forward", metadata={"help": f"how the influence is computed: {', '.join(GRADIENTS)}"}
+    )
+    # what other groups of options say
+    seed: int = II("common.seed")
+    max_update: int = II("optimization.max_update")
+    train_max_tokens: Optional[int] = II("dataset.max_tokens")
+    train_batch_size: Optional[int] = II("dataset.batch_size")
+    fp16: bool = II("common.fp16")
+    bf16: bool = II("common.bf16")
+    amp: bool = II("common.amp")
+    ddp_backend: Any = II("distributed_training.ddp_backend")
+
+
+def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
+    """The method's settings.
+
+    Raises:
+        L2RWError: an option with a value that cannot be used; names the option.
+    """
+    reweighters.check_name(cfg.teacher)
+    reweighters.parse_inputs(cfg.teacher_inputs)
+    parse_layers(cfg.teacher_layers)
+    contrast = parse_contrast(cfg.meta_contrast, CORRUPTIONS)
+    heads = len(contrast) if cfg.meta_objective == "contrastive" else 1
+    prior = cfg.teacher_prior if cfg.teacher_prior is not None else (0.95 if heads > 1 else 0.9)
+    return MetaConfig(
+        objective=cfg.meta_objective,
+        contrast=contrast,
+        momentum=cfg.meta_momentum,
+        normalization=cfg.weight_normalization,
+        gradient=cfg.meta_gradient,
+        interval=cfg.meta_interval,
+        start=cfg.meta_start,
+        replay=cfg.teacher_replay,
+        replay_rows=cfg.teacher_replay_rows,
+        prior=prior,
+        prior_strength=cfg.teacher_prior_strength,
+        lr=cfg.teacher_lr,
+        max_update=cfg.max_update or 0,
+        seed=cfg.seed,
+    )

@@ -1,0 +1,228 @@
+"""``--task l2rw_translation``: fairseq's ``translation``, with a teacher that learns beside the student.
+
+The task adds hooks of fairseq's own and nothing else: ``build_criterion`` (the criterion is replaced by ours),
+``begin_epoch`` (the teacher is built), ``train_step`` and ``optimizer_step`` (an update begins, ends), and
+``get_checkpoint_dict`` / ``set_checkpoint_dict`` (saved and restored). One method is wrapped, on the optimizer
+instance alone: ``clip_grad_norm``, because fairseq keeps the norm before clipping to itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+
+from fairseq import utils
+from fairseq.data import indexed_dataset
+from fairseq.logging import metrics
+from fairseq.tasks import register_task
+from fairseq.tasks.translation import TranslationTask
+from omegaconf import OmegaConf
+
+from fairseq_l2rw.errors import L2RWError
+from fairseq_l2rw.meta import FeatureLayout, MetaTrainer
+from fairseq_l2rw.meta.reweighters import parse_inputs
+from fairseq_l2rw.translation.capture import Capture, parse_layers
+from fairseq_l2rw.translation.config import L2RWTranslationConfig, meta_config
+from fairseq_l2rw.translation.corruptions import Vocabulary
+from fairseq_l2rw.translation.criterion import NAME as CRITERION
+from fairseq_l2rw.translation.dev_batches import DevBatches
+from fairseq_l2rw.translation.student import TranslationStudent
+from fairseq_l2rw.translation.workers import gather_rows
+
+logger = logging.getLogger(__name__)
+
+#: criterions that are replaced by ours with the same settings
+REPLACED = ("cross_entropy", "label_smoothed_cross_entropy")
+
+
+@register_task("l2rw_translation", dataclass=L2RWTranslationConfig)
+class L2RWTranslationTask(TranslationTask):
+    """Translation with learned weights of sentence pairs."""
+
+    cfg: L2RWTranslationConfig
+
+    def __init__(self, cfg, src_dict, tgt_dict):
+        super().__init__(cfg, src_dict, tgt_dict)
+        self.meta: MetaTrainer | None = None
+        self.capture: Capture | None = None
+        self.dev_batches: DevBatches | None = None
+        self._criterion = None
+        self._saved: dict | None = None
+        self._accumulating = False
+        self._clipping = (None, 0.0)
+
+    @classmethod
+    def setup_task(cls, cfg, **kwargs):
+        """As ``translation``; options are checked here, before anything is read or written."""
+        meta_config(cfg)
+        return super().setup_task(cfg, **kwargs)
+
+    @property
+    def learns(self) -> bool:
+        """Is there a teacher to train?"""
+        return self.cfg.teacher != "uniform"
+
+    # ---- start-up -----------------------------------------------------------
+
+    def build_criterion(self, cfg):
+        name = cfg._name if "_name" in cfg else None
+        if name in REPLACED:
+            logger.info("criterion %s is replaced by %s with the same settings", name, CRITERION)
+            settings = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(vars(cfg))
+            cfg = OmegaConf.create({**settings, "_name": CRITERION})
+        elif name != CRITERION:
+            raise L2RWError(
+                f"--criterion {name}: l2rw_translation weights the loss of {CRITERION}; leave --criterion out, or give "
+                f"{CRITERION} or one of {', '.join(REPLACED)}, which it replaces"
+            )
+        self._criterion = super().build_criterion(cfg)
+        return self._criterion
+
+    def begin_epoch(self, epoch, model):
+        super().begin_epoch(epoch, model)
+        if self.learns and self.meta is None:
+            self._build_meta(model)
+
+    def _build_meta(self, model) -> None:
+        for option in ("fp16", "bf16", "amp"):
+            if self.cfg[option]:
+                raise L2RWError(f"--{option} is not supported by --teacher {self.cfg.teacher} yet; leave it out")
+        config = meta_config(self.cfg)
+        self.capture = Capture(model, parse_layers(self.cfg.teacher_layers), self.tgt_dict.pad())
+        layout = FeatureLayout(self.capture.widths())
+        vocabulary = Vocabulary.of(
+            self.src_dict, self.tgt_dict, self.cfg.left_pad_target, self.cfg.max_target_positions
+        )
+        self.dev_batches = self._build_dev_batches(model)
+        student = TranslationStudent(model, self._criterion, vocabulary)
+        self.meta = MetaTrainer(
+            student,
+            layout,
+            config,
+            teacher=self.cfg.teacher,
+            inputs=parse_inputs(self.cfg.teacher_inputs),
+            hidden=self.cfg.teacher_hidden_dim,
+            gather=gather_rows,
+        )
+        if self._saved is not None:
+            self._restore(self._saved)
+            self._saved = None
+        logger.info(
+            "teacher %s: %d parameters, heads %s, dev batches from '%s' (%d pairs)",
+            self.cfg.teacher, sum(p.numel() for p in self.meta.teacher.parameters()), ", ".join(config.heads),
+            self.meta_subset, len(self.dev_batches.indices),
+        )  # fmt: skip
+
+    @property
+    def meta_subset(self) -> str:
+        """The split that dev batches come from: as told, else ``meta`` where there is one, else ``valid``."""
+        if self.cfg.meta_subset:
+            return self.cfg.meta_subset
+        return "meta" if self._has_split("meta") else "valid"
+
+    def _has_split(self, split) -> bool:
+        prefix = os.path.join(utils.split_paths(self.cfg.data)[0], split)
+        langs = (self.cfg.source_lang, self.cfg.target_lang)
+        return any(
+            indexed_dataset.dataset_exists(f"{prefix}.{a}-{b}.{self.cfg.source_lang}", impl=self.cfg.dataset_impl)
+            for a, b in (langs, langs[::-1])
+        )
+
+    def _build_dev_batches(self, model) -> DevBatches:
+        split = self.meta_subset
+        if not self._has_split(split):
+            raise L2RWError(
+                f"--meta-subset {split}: no such split in {utils.split_paths(self.cfg.data)[0]}; "
+                "binarise a trusted dev set under that name, or name another split"
+            )
+        if split == self.cfg.train_subset:
+            logger.warning("--meta-subset %s is the training set: the teacher cannot tell noise by it", split)
+        if split not in self.datasets:
+            self.load_dataset(split, combine=False, epoch=1)
+        max_tokens = self.cfg.meta_max_tokens or self.cfg.train_max_tokens
+        max_positions = utils.resolve_max_positions(self.max_positions(), model.max_positions(), max_tokens)
+        batches = DevBatches(
+            self.datasets[split],
+            max_tokens,
+            None if self.cfg.meta_max_tokens else self.cfg.train_batch_size,
+            max_positions,
+            self.cfg.seed,
+        )
+        if len(batches.indices) == 0:
+            raise L2RWError(
+                f"--meta-subset {split}: the split is empty, or every pair is longer than {max_positions}; "
+                "give a trusted dev set with usable pairs"
+            )
+        return batches
+
+    # ---- training -----------------------------------------------------------
+
+    def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
+        if self.meta is not None:
+            if not self.meta.attached:
+                self.meta.attach(getattr(optimizer, "optimizer", optimizer))
+                self._note_clipping(optimizer)
+            if not self._accumulating:
+                # an update that never came to its step (overflow, out of memory) left records: dropped here
+                self.meta.begin_update(update_num)
+                self._accumulating = True
+        result = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+        if self.meta is not None and ignore_grad:
+            self.meta.ignore()
+        return result
+
+    def _note_clipping(self, optimizer) -> None:
+        clip_grad_norm = optimizer.clip_grad_norm
+
+        def noted(max_norm, aggregate_norm_fn=None):
+            self._accumulating = False
+            norm = clip_grad_norm(max_norm, aggregate_norm_fn)
+            self._clipping = (float(norm), float(max_norm))
+            return norm
+
+        optimizer.clip_grad_norm = noted
+
+    def optimizer_step(self, optimizer, model, update_num):
+        if self.meta is None:
+            return super().optimizer_step(optimizer, model, update_num)
+        self.meta.before_step(*self._clipping)
+        super().optimizer_step(optimizer, model, update_num)
+        report = self.meta.after_step(self._next_dev_batch)
+        if report is not None:
+            metrics.log_scalar("meta_loss", report.meta_loss / math.log(2), priority=300, round=3)
+            metrics.log_scalar("teacher_gnorm", report.gradient_norm, priority=301, round=4)
+
+    def _next_dev_batch(self):
+        batch = self.dev_batches()
+        device = self.meta.parameters[0].device
+        return utils.move_to_cuda(batch, device) if device.type == "cuda" else batch
+
+    # ---- checkpoints --------------------------------------------------------
+
+    def get_checkpoint_dict(self):
+        """What fairseq adds to the checkpoint; read back by :meth:`set_checkpoint_dict`."""
+        if self.meta is None:
+            # not yet built (a save before the first update): what was read is handed on
+            return {} if self._saved is None else {type(self).__name__: self._saved}
+        state = {"teacher": self.cfg.teacher, "meta": self.meta.state_dict(), "dev_batches": self.dev_batches.state_dict()}
+        return {type(self).__name__: state}
+
+    def set_checkpoint_dict(self, state):
+        """Takes the saved state; it is restored as soon as the teacher has been built."""
+        self._saved = state
+
+    def _restore(self, state) -> None:
+        try:
+            self.meta.load_state_dict(state["meta"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise L2RWError(
+                f"the teacher in the checkpoint does not fit --teacher {self.cfg.teacher} with these options; "
+                f"give the options it was trained with, or --reset-dataloader to begin with a new teacher ({_first_line(error)})"
+            ) from error
+        self.dev_batches.load_state_dict(state["dev_batches"])
+        logger.info("teacher and dev batches are restored")
+
+
+def _first_line(error) -> str:
+    return str(error).splitlines()[0]

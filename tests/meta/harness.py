@@ -1,0 +1,64 @@
+"""One student update under a MetaTrainer, on the toy student."""
+
+from __future__ import annotations
+
+import torch
+
+from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer
+from fairseq_l2rw.meta.functional import RandomState
+from tests.oracles import ToyStudent, plain_steps, toy_batch
+
+EXACT = dict(momentum=0.0, replay=0, prior_strength=0.0, start=0, interval=1)
+
+
+def make_trainer(student, optimizer, **settings):
+    config = MetaConfig(**{"objective": "loss", "contrast": {}, **EXACT, **settings})
+    trainer = MetaTrainer(student, FeatureLayout((6,)), config, hidden=4)
+    trainer.teacher.double()
+    # a teacher whose weights differ from example to example
+    with torch.no_grad():
+        for i, p in enumerate(trainer.teacher.parameters()):
+            p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(i), dtype=p.dtype) * 0.3)
+    trainer.teacher.standardizer.update(torch.randn(20, 13, generator=torch.Generator().manual_seed(5)).double() + 1)
+    trainer.attach(optimizer)
+    return trainer
+
+
+def run_update(trainer, batches, seed, max_norm, updates=0):
+    """Loss, backward, clip, step, teacher update.
+
+    Returns:
+        ``(report, weights, sizes)``; weights and sizes one ``[N]`` a micro-batch.
+    """
+    student, optimizer = trainer.student, trainer.optimizer
+    trainer.begin_update(updates)
+    optimizer.zero_grad()
+    torch.manual_seed(seed)
+    total, denominator, weights, sizes = 0.0, 0.0, [], []
+    for batch in batches:
+        state = RandomState.capture()
+        losses, n_tokens = student.losses(batch)
+        internal = student.module.embedding(batch[0]).mean(1)
+        rows, w = trainer.weigh(losses, n_tokens, torch.full_like(n_tokens, 4), [internal])
+        trainer.record(batch, rows, w, losses, n_tokens, n_tokens, state)
+        total = total + (w * losses).sum()
+        denominator = denominator + (
+            (w * n_tokens).sum() if trainer.config.normalization == "batch" else n_tokens.sum()
+        )
+        weights.append(w.double())
+        sizes.append(n_tokens)
+    (total / denominator).backward()
+    raw = None
+    if max_norm > 0:
+        raw = float(torch.nn.utils.clip_grad_norm_(student.module.parameters(), max_norm))
+    trainer.before_step(raw, max_norm)
+    optimizer.step()
+    return trainer.after_step(lambda: toy_batch(9, 7)), weights, sizes
+
+
+def fresh(make, steps=3, dropout=0.3):
+    """A student and its optimizer after a few ordinary steps."""
+    student = ToyStudent(dropout=dropout)
+    optimizer = make(student.module.parameters())
+    plain_steps(student, optimizer, steps)
+    return student, optimizer

@@ -1,0 +1,176 @@
+"""Independent ways to the hypergradient, in float64. They share no code with the rules that they check:
+both go through the optimizer's own ``step``."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class ToyStudent:
+    """A small classifier with tied embeddings, layer norm and dropout: sentences of tokens, one label each.
+
+    A batch is ``(tokens [N, T], labels [N], n_tokens [N])``; l_i = n_i times the cross-entropy.
+    """
+
+    def __init__(self, vocabulary=11, width=6, dropout=0.3, seed=0):
+        torch.manual_seed(seed)
+        self.module = _Net(vocabulary, width, dropout).double()
+
+    def losses(self, batch):
+        tokens, labels, n_tokens = batch
+        logits = self.module(tokens)
+        return nn.functional.cross_entropy(logits, labels, reduction="none") * n_tokens, n_tokens
+
+    def dev_loss(self, batch):
+        losses, n_tokens = self.losses(batch)
+        return losses.sum() / n_tokens.sum()
+
+    def corrupt(self, batch, kind, seed):
+        tokens, labels, n_tokens = batch
+        if kind == "rotated":
+            return tokens, labels.roll(1), n_tokens
+        if kind == "constant":
+            return tokens, torch.zeros_like(labels), n_tokens
+        if kind == "impossible":
+            return None
+        raise KeyError(kind)
+
+
+class _Net(nn.Module):
+    def __init__(self, vocabulary, width, dropout):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.inner = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(width, vocabulary, bias=False)
+        self.out.weight = self.embedding.weight
+
+    def forward(self, tokens):
+        x = self.dropout(self.embedding(tokens).mean(1))
+        return self.out(self.norm(torch.tanh(self.inner(x)) + x))
+
+
+def toy_batch(n, seed, vocabulary=11):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, vocabulary, (n, 4), generator=generator)
+    labels = torch.randint(0, vocabulary, (n,), generator=generator)
+    return tokens, labels, torch.randint(1, 6, (n,), generator=generator).double()
+
+
+def plain_steps(student, optimizer, count, seed=100):
+    """A few ordinary steps, so that moments and momentum buffers are not zero."""
+    for k in range(count):
+        torch.manual_seed(seed + k)
+        optimizer.zero_grad()
+        losses, n_tokens = student.losses(toy_batch(12, seed + k))
+        (losses.sum() / n_tokens.sum()).backward()
+        optimizer.step()
+
+
+def dev_objective(student, dev, terms):
+    """sum of factor * loss over ``terms``: {kind or None: factor}, in evaluation mode."""
+    student.module.eval()
+    total = 0.0
+    for kind, scale in terms.items():
+        batch = dev if kind is None else student.corrupt(dev, kind, 0)
+        total = total + scale * student.dev_loss(batch)
+    student.module.train()
+    return total
+
+
+def weighted_loss(student, batches, weights, sizes, normalization):
+    """The step's objective over its micro-batches; the caller seeds the generator."""
+    total, denominator = 0.0, 0.0
+    for batch, w, m in zip(batches, weights, sizes):
+        losses, _ = student.losses(batch)
+        total = total + (w * losses).sum()
+        denominator = denominator + ((w * m).sum() if normalization == "batch" else m.sum())
+    return total / denominator
+
+
+def brute_force(student, optimizer, batches, weights, sizes, normalization, max_norm, seed, dev, terms, step=2e-3):
+    """dJ / dw_i by four-point central differences through a copy of the real optimizer's step.
+
+    Args:
+        optimizer: the state BEFORE the step; it is copied, not stepped.
+        weights: one ``[N]`` a micro-batch.
+    """
+    out = []
+    for b, w in enumerate(weights):
+        for i in range(len(w)):
+
+            def value(delta):
+                shifted = [x.clone() for x in weights]
+                shifted[b][i] += delta
+                pair = copy.deepcopy((student, optimizer))
+                return _value_after_step(*pair, batches, shifted, sizes, normalization, max_norm, seed, dev, terms)
+
+            out.append(
+                (8 * (value(step) - value(-step)) - (value(2 * step) - value(-2 * step))) / (12 * step)
+            )
+    return torch.tensor(out, dtype=torch.float64)
+
+
+def _value_after_step(student, optimizer, batches, weights, sizes, normalization, max_norm, seed, dev, terms):
+    parameters = list(student.module.parameters())
+    optimizer.zero_grad()
+    torch.manual_seed(seed)
+    weighted_loss(student, batches, weights, sizes, normalization).backward()
+    if max_norm > 0:
+        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    optimizer.step()
+    with torch.no_grad():
+        return float(dev_objective(student, dev, terms))
+
+
+def through_torch_step(student, make, state, batches, weights, sizes, normalization, max_norm, seed, dev, terms):
+    """dJ / dw by autograd through torch's own optimizer with ``differentiable=True``.
+
+    Args:
+        make: ``make(parameters, differentiable=True)`` gives the optimizer.
+        state: state dict before the step.
+    """
+    names = [n for n, _ in student.module.named_parameters()]
+    theta = [p.detach().clone().requires_grad_() for p in student.module.parameters()]
+    weights = [w.clone().requires_grad_() for w in weights]
+    # functional_call is safe here: the tie is resolved by naming the one parameter once
+    run = _Functional(student, dict(zip(names, theta)))
+    torch.manual_seed(seed)
+    loss = weighted_loss(run, batches, weights, sizes, normalization)
+    gradients = torch.autograd.grad(loss, theta, create_graph=True)
+    if max_norm > 0:
+        norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients]))
+        gradients = [g * (max_norm / (norm + 1e-6)).clamp(max=1.0) for g in gradients]
+    stepped = [t.clone() for t in theta]
+    optimizer = make(stepped, differentiable=True)
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        group["differentiable"] = True
+    for p, g in zip(stepped, gradients):
+        p.grad = g
+        if torch.is_tensor(optimizer.state[p].get("step")):  # a float32 count would round the bias correction
+            optimizer.state[p]["step"] = optimizer.state[p]["step"].double()
+    optimizer.step()
+    value = dev_objective(_Functional(student, dict(zip(names, stepped))), dev, terms)
+    return torch.cat(torch.autograd.grad(value, weights))
+
+
+class _Functional(ToyStudent):
+    """A student that runs at given parameters."""
+
+    def __init__(self, student, parameters):
+        self.original, self.parameters = student, parameters
+        self.module = self
+
+    def train(self):
+        self.original.module.train()
+
+    def eval(self):
+        self.original.module.eval()
+
+    def __call__(self, tokens):
+        return torch.func.functional_call(self.original.module, self.parameters, (tokens,), tie_weights=True)
