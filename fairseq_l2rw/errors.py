@@ -18,8 +18,12 @@ PREFIX = "fairseq-l2rw: error: "
 EXIT_STATUS = 2
 
 
-class L2RWError(Exception):
-    """Bad input, told in one line: what is wrong, where, and what to do about it."""
+class L2RWError(RuntimeError):
+    """Bad input, told in one line: what is wrong, where, and what to do about it.
+
+    A RuntimeError, because fairseq's trainer raises those again as they are; before every other exception of a training
+    step it saves ``crash.pt``, and bad input must leave nothing behind.
+    """
 
 
 def print_error(message: object) -> None:

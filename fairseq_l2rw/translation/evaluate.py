@@ -1,7 +1,7 @@
 """Generates with fairseq, and scores against the raw references with sacrebleu.
 
-The references are the raw text that `prepare` keeps, not text put together again from pieces: a score must not depend on
-what the segmentation lost.
+The references are the raw text that `prepare` keeps, not text put together again from pieces: a score must not depend
+on what the segmentation lost.
 """
 
 import json
@@ -113,7 +113,7 @@ def generate(data: str, path: str, subset: str, src: str, tgt: str, count: int, 
 
 
 def collect_hypotheses(log: Iterable[bytes], count: int) -> List[Optional[str]]:
-    """The best hypothesis of each of `count` sentences from the lines of a fairseq-generate log; None where there is none.
+    """The best hypothesis of each of `count` sentences in a fairseq-generate log; None where there is none.
 
     fairseq prints them by length, so they are put back in corpus order. A line ends at ``\\n`` alone: a hypothesis may
     contain what Python's text mode takes for a line end.
@@ -136,7 +136,7 @@ def make_metrics(language: str) -> Dict[str, object]:
     except (ImportError, RuntimeError) as error:
         extra = tokenizer.split("-")[0]
         raise L2RWError(
-            f"BLEU for {language} needs the tokeniser {tokenizer}, which is not installed: pip install 'sacrebleu[{extra}]'"
+            f"BLEU for {language} needs the tokeniser {tokenizer}, which is missing: pip install 'sacrebleu[{extra}]'"
         ) from error
 
 
