@@ -8,6 +8,7 @@ exception in a program that uses the library, and ends a command with one line o
 * fairseq's own commands know nothing of it, so :func:`install_exit_hook` teaches ``sys.excepthook`` to print it.
 """
 
+import atexit
 import contextlib
 import os
 import re
@@ -54,10 +55,21 @@ def install_exit_hook() -> None:
             previous(kind, value, traceback)
         else:
             print_error(message)
-            raise SystemExit(EXIT_STATUS)  # the interpreter honours it here, and atexit handlers still run
+            _leave()
 
     hook._prints_l2rw_errors = True
     sys.excepthook = hook
+
+
+def _leave() -> None:
+    """Ends the process after its exit handlers have run.
+
+    It does not take the interpreter down in good order: fairseq's threads still prepare batches then, and a thread that
+    is stopped within torch takes the process along with SIGABRT, a line of its own after ours, and another status.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(EXIT_STATUS)
 
 
 def _message(kind: type, value: BaseException) -> Optional[str]:

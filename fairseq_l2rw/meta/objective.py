@@ -179,7 +179,7 @@ class Objective:
     def load_state_dict(self, state: dict, like: list[Tensor]) -> None:
         self.turn = state["turn"]
         self.averages = {
-            term: [g.to(p) for g, p in zip(gradient, like)] for term, gradient in state["averages"].items()
+            term: [g.to(p, copy=True) for g, p in zip(gradient, like)] for term, gradient in state["averages"].items()
         }
         self.counts, self.products = dict(state["counts"]), {k: list(v) for k, v in state["products"].items()}
 

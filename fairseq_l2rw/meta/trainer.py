@@ -20,6 +20,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
+from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import hypergradient, influence, reweighters, unrolled
 from fairseq_l2rw.meta.config import MetaConfig
 from fairseq_l2rw.meta.features import FeatureLayout, RunningScalars, feature_rows
@@ -146,7 +147,7 @@ class MetaTrainer:
         Returns:
             ``(features [N, D], weights [N])``, detached.
         """
-        rows = feature_rows(losses, n_tokens, source_lengths, internal, self.running, self.progress)
+        rows = self.features(losses, n_tokens, source_lengths, internal)
         if not self.started:
             return rows, torch.ones_like(losses.detach())
         with torch.no_grad():
@@ -154,6 +155,10 @@ class MetaTrainer:
         if self.config.normalization == "batch":
             weights = guarded(weights)
         return rows, weights.to(losses.dtype)
+
+    def features(self, losses, n_tokens, source_lengths, internal) -> Tensor:
+        """Rows ``[N, D]`` for the teacher; arguments as :meth:`weigh`."""
+        return feature_rows(losses, n_tokens, source_lengths, internal, self.running, self.progress)
 
     @property
     def progress(self) -> float:
@@ -205,14 +210,16 @@ class MetaTrainer:
         Returns:
             What the teacher update was; None where there was none.
         """
-        rows = self.gather(self._own(self._rows))
+        rows = self.gather(self._own(self._rows, self.teacher.layout.width))
         report = self._teacher_update(rows, dev_batch()) if self._step is not None else None
         self._renew_statistics(rows)  # last: the teacher's gradient is taken where the weights were
         self._rows, self._records, self._step = [], [], None
         return report
 
-    def _own(self, tensors: list[Tensor]) -> Tensor:
-        """This worker's rows of one update; none of them where the worker had run out of data."""
+    def _own(self, tensors: list[Tensor], *shape: int) -> Tensor:
+        """This worker's rows of one update, none where it had run out of data or recorded nothing: ``[N, *shape]``."""
+        if not tensors:
+            return torch.zeros(0, *shape, device=self.parameters[0].device)
         joined = torch.cat(tensors)
         return joined[:0] if self._ignored else joined
 
@@ -344,6 +351,7 @@ class MetaTrainer:
     def state_dict(self) -> dict:
         """Tensors and plain Python only; equal on all workers."""
         return {
+            "heads": list(self.config.heads),
             "teacher": self.teacher.state_dict(),
             "teacher_optimizer": self.teacher_optimizer.state_dict(),
             "objective": self.objective.state_dict(),
@@ -356,11 +364,24 @@ class MetaTrainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.teacher.load_state_dict(state["teacher"])
-        self.teacher_optimizer.load_state_dict(state["teacher_optimizer"])
+        """Takes back what :meth:`state_dict` gave.
+
+        Raises:
+            L2RWError: it belongs to a teacher with other heads, inputs or widths.
+        """
+        try:
+            if state.get("heads", list(self.config.heads)) != list(self.config.heads):
+                raise ValueError("other heads")
+            self.teacher.load_state_dict(state["teacher"])
+            self.teacher_optimizer.load_state_dict(state["teacher_optimizer"])
+            for rows, saved in zip(self.replay, state["replay"], strict=True):
+                rows.load_state_dict(saved)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise L2RWError(
+                "the teacher in the checkpoint does not fit these options (--teacher-inputs, --teacher-hidden-dim, "
+                "--teacher-layers, --meta-objective, --meta-contrast); give those it was trained with"
+            ) from error
         self.objective.load_state_dict(state["objective"], self.parameters)
-        for rows, saved in zip(self.replay, state["replay"], strict=True):
-            rows.load_state_dict(saved)
         self.running.load_state_dict(state["running"])
         self.influence_square, self.mean_tokens = list(state["influence_square"]), state["mean_tokens"]
         if state["gradient_mode"] == "finite-difference" and self.gradient_mode == "forward":

@@ -85,6 +85,9 @@ class L2RWTranslationConfig(TranslationConfig):
     bf16: bool = II("common.bf16")
     amp: bool = II("common.amp")
     ddp_backend: Any = II("distributed_training.ddp_backend")
+    # no options: fairseq's language models ask the task for them, and must come as far as being told that they won't do
+    add_bos_token: bool = "${oc.select:task.no_such_key,false}"
+    tokens_per_sample: int = II("task.max_target_positions")
 
 
 def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:

@@ -15,6 +15,7 @@ import os
 from fairseq import utils
 from fairseq.data import indexed_dataset
 from fairseq.logging import metrics
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY, FairseqEncoderModel, FairseqLanguageModel
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationTask
 from omegaconf import OmegaConf
@@ -49,6 +50,7 @@ class L2RWTranslationTask(TranslationTask):
         self.dev_batches: DevBatches | None = None
         self._criterion = None
         self._saved: dict | None = None
+        self._restored = False
         self._accumulating = False
         self._clipping = (None, 0.0)
 
@@ -64,6 +66,18 @@ class L2RWTranslationTask(TranslationTask):
         return self.cfg.teacher != "uniform"
 
     # ---- start-up -----------------------------------------------------------
+
+    def build_model(self, cfg, from_checkpoint=False):
+        """As ``translation``; a model that is known to be half an encoder-decoder is refused before fairseq trips over it."""
+        name = getattr(cfg, "_name", None) or getattr(cfg, "arch", None)
+        kind = ARCH_MODEL_REGISTRY.get(name) or MODEL_REGISTRY.get(name)
+        if kind is not None and issubclass(kind, (FairseqLanguageModel, FairseqEncoderModel)):
+            lacks = "encoder" if issubclass(kind, FairseqLanguageModel) else "decoder"
+            raise L2RWError(
+                f"--arch {name}: {kind.__name__} has no {lacks}; l2rw_translation trains encoder-decoder models, "
+                "for example --arch transformer"
+            )
+        return super().build_model(cfg, from_checkpoint)
 
     def build_criterion(self, cfg):
         name = cfg._name if "_name" in cfg else None
@@ -88,31 +102,35 @@ class L2RWTranslationTask(TranslationTask):
         for option in ("fp16", "bf16", "amp"):
             if self.cfg[option]:
                 raise L2RWError(f"--{option} is not supported by --teacher {self.cfg.teacher} yet; leave it out")
-        config = meta_config(self.cfg)
-        self.capture = Capture(model, parse_layers(self.cfg.teacher_layers), self.tgt_dict.pad())
-        layout = FeatureLayout(self.capture.widths())
+        capture = Capture(model, parse_layers(self.cfg.teacher_layers), self.tgt_dict.pad())
+        self.dev_batches = self._build_dev_batches(model)
+        self.meta = self.make_meta(model, capture)
+        if self._saved is not None:
+            self.meta.load_state_dict(self._teacher_state(self._saved))
+            self.dev_batches.load_state_dict(self._saved["dev_batches"])
+            self._saved, self._restored = None, True
+            logger.info("teacher and dev batches are restored")
+        logger.info(
+            "teacher %s: %d parameters, heads %s, dev batches from '%s' (%d pairs)",
+            self.cfg.teacher, sum(p.numel() for p in self.meta.teacher.parameters()),
+            ", ".join(self.meta.config.heads), self.meta_subset, len(self.dev_batches.indices),
+        )  # fmt: skip
+
+    def make_meta(self, model, capture: Capture) -> MetaTrainer:
+        """A teacher for this model, new; ``build_criterion`` has been called before."""
+        self.capture = capture
         vocabulary = Vocabulary.of(
             self.src_dict, self.tgt_dict, self.cfg.left_pad_target, self.cfg.max_target_positions
         )
-        self.dev_batches = self._build_dev_batches(model)
-        student = TranslationStudent(model, self._criterion, vocabulary)
-        self.meta = MetaTrainer(
-            student,
-            layout,
-            config,
+        return MetaTrainer(
+            TranslationStudent(model, self._criterion, vocabulary),
+            FeatureLayout(capture.widths()),
+            meta_config(self.cfg),
             teacher=self.cfg.teacher,
             inputs=parse_inputs(self.cfg.teacher_inputs),
             hidden=self.cfg.teacher_hidden_dim,
             gather=gather_rows,
         )
-        if self._saved is not None:
-            self._restore(self._saved)
-            self._saved = None
-        logger.info(
-            "teacher %s: %d parameters, heads %s, dev batches from '%s' (%d pairs)",
-            self.cfg.teacher, sum(p.numel() for p in self.meta.teacher.parameters()), ", ".join(config.heads),
-            self.meta_subset, len(self.dev_batches.indices),
-        )  # fmt: skip
 
     @property
     def meta_subset(self) -> str:
@@ -163,6 +181,8 @@ class L2RWTranslationTask(TranslationTask):
             if not self.meta.attached:
                 self.meta.attach(getattr(optimizer, "optimizer", optimizer))
                 self._note_clipping(optimizer)
+                if update_num > 0 and not self._restored:
+                    logger.warning("no teacher in the checkpoint of %d updates: the teacher begins anew", update_num)
             if not self._accumulating:
                 # an update that never came to its step (overflow, out of memory) left records: dropped here
                 self.meta.begin_update(update_num)
@@ -212,17 +232,10 @@ class L2RWTranslationTask(TranslationTask):
         """Takes the saved state; it is restored as soon as the teacher has been built."""
         self._saved = state
 
-    def _restore(self, state) -> None:
-        try:
-            self.meta.load_state_dict(state["meta"])
-        except (KeyError, RuntimeError, ValueError) as error:
+    def _teacher_state(self, saved) -> dict:
+        if saved["teacher"] != self.cfg.teacher:
             raise L2RWError(
-                f"the teacher in the checkpoint does not fit --teacher {self.cfg.teacher} with these options; "
-                f"give the options it was trained with, or --reset-dataloader to begin with a new teacher ({_first_line(error)})"
-            ) from error
-        self.dev_batches.load_state_dict(state["dev_batches"])
-        logger.info("teacher and dev batches are restored")
-
-
-def _first_line(error) -> str:
-    return str(error).splitlines()[0]
+                f"--teacher {self.cfg.teacher}: the checkpoint was trained with --teacher {saved['teacher']}; "
+                "give that one, or --reset-dataloader to begin with a new teacher"
+            )
+        return saved["meta"]
