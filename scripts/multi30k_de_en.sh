@@ -97,7 +97,7 @@ run fairseq-l2rw prepare --src de --tgt en --train "$TRAIN" --valid "$RAW/val" -
   --meta-size 800 --vocab-size 6000 --out "$OUT/data"
 say "training (logs: $OUT/*/train.log)"
 run train_side_by_side "$OUT/data" "$OUT" "$TEACHERS" --dropout 0.15 --warmup-updates 300 --max-tokens 3000 \
-  --max-update "$UPDATES" --log-interval 50 --seed "$SEED" "$@"
+  --max-update "$UPDATES" --log-interval 50 --seed "$SEED" --meta-start 1000 --meta-interval 2 --meta-max-tokens 1500 "$@"
 say "translating test_2016_flickr (beam 5, last checkpoint)"
 run score "$OUT/data" "$OUT" "$TEACHERS"
 [[ -z "$DRY" ]] || exit 0

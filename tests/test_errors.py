@@ -12,11 +12,11 @@ from fairseq_l2rw import errors
 ROOT = Path(__file__).parents[1]
 
 
-def run_script(code: str, **environment: str) -> subprocess.CompletedProcess:
+def run_script(code: str, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess:
     """Runs `code` in a fresh interpreter that knows only errors.py (neither torch nor fairseq is imported)."""
     prelude = f"import sys; sys.path.insert(0, {str(ROOT / 'fairseq_l2rw')!r})\nimport errors\n"
     command = [sys.executable, "-c", prelude + code]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env={**os.environ, **environment})
 
 
 def test_hook_prints_one_line_and_ends_with_status_2():
@@ -57,10 +57,20 @@ def test_hook_chains_and_is_installed_once(monkeypatch):
     error = ValueError("other")
     hook(ValueError, error, None)
     assert seen == [(ValueError, error, None)]
-    with pytest.raises(SystemExit) as ended:
-        hook(errors.L2RWError, errors.L2RWError("mine"), None)
-    assert ended.value.code == 2
-    assert len(seen) == 1
+    left = []
+    monkeypatch.setattr(errors, "_leave", lambda: left.append(True))
+    hook(errors.L2RWError, errors.L2RWError("mine"), None)
+    assert left == [True] and len(seen) == 1
+
+
+def test_hook_ends_a_process_with_threads():
+    """Also with threads that would keep the interpreter from its end, or take it down."""
+    done = run_script(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "errors.install_exit_hook()\nprint('before')\nraise errors.L2RWError('x')",
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "before\n", "fairseq-l2rw: error: x\n")
 
 
 def test_hook_finds_the_error_of_a_worker():

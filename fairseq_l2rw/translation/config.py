@@ -6,6 +6,7 @@ from typing import Any, Optional
 from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II
 
+from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import reweighters
 from fairseq_l2rw.meta.config import GRADIENTS, NORMALIZATIONS, OBJECTIVES, MetaConfig, parse_contrast
 from fairseq_l2rw.translation.capture import parse_layers
@@ -99,6 +100,10 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
     reweighters.check_name(cfg.teacher)
     reweighters.parse_inputs(cfg.teacher_inputs)
     parse_layers(cfg.teacher_layers)
+    for option in ("teacher_hidden_dim", "meta_max_tokens"):
+        value = getattr(cfg, option)
+        if value is not None and value < 1:
+            raise L2RWError(f"--{option.replace('_', '-')} {value}: give 1 or more")
     contrast = parse_contrast(cfg.meta_contrast, CORRUPTIONS)
     heads = len(contrast) if cfg.meta_objective == "contrastive" else 1
     prior = cfg.teacher_prior if cfg.teacher_prior is not None else (0.95 if heads > 1 else 0.9)

@@ -137,21 +137,45 @@ class L2RWTranslationTask(TranslationTask):
         """The split that dev batches come from: as told, else ``meta`` where there is one, else ``valid``."""
         if self.cfg.meta_subset:
             return self.cfg.meta_subset
-        return "meta" if self._has_split("meta") else "valid"
+        return "valid" if self._split_prefix("meta") is None else "meta"
 
-    def _has_split(self, split) -> bool:
-        prefix = os.path.join(utils.split_paths(self.cfg.data)[0], split)
+    def _split_prefix(self, split, epoch=1) -> str | None:
+        """Path of a binarised split without the languages at the ends of its files; None where there is no such split."""
         langs = (self.cfg.source_lang, self.cfg.target_lang)
-        return any(
-            indexed_dataset.dataset_exists(f"{prefix}.{a}-{b}.{self.cfg.source_lang}", impl=self.cfg.dataset_impl)
-            for a, b in (langs, langs[::-1])
-        )
+        for a, b in (langs, langs[::-1]):
+            prefix = os.path.join(self._data_folder(split, epoch), f"{split}.{a}-{b}.")
+            if indexed_dataset.dataset_exists(prefix + self.cfg.source_lang, impl=self.cfg.dataset_impl):
+                return prefix
+        return None
+
+    def _data_folder(self, split, epoch=1) -> str:
+        """As ``translation`` has it: the training data alone may be spread over several folders, one an epoch."""
+        folders = utils.split_paths(self.cfg.data)
+        return folders[(epoch - 1) % len(folders)] if split == self.cfg.train_subset else folders[0]
+
+    def load_dataset(self, split, epoch=1, combine=False, **kwargs):
+        """As ``translation``.
+
+        Raises:
+            L2RWError: there is no such split, or it is empty.
+        """
+        prefix = self._split_prefix(split, epoch)
+        if prefix is None:
+            raise L2RWError(
+                f"{self._data_folder(split, epoch)}: no binarised split '{split}' for {self.cfg.source_lang} and "
+                f"{self.cfg.target_lang}; binarise one under that name, or name another split"
+            )
+        for lang in (self.cfg.source_lang, self.cfg.target_lang):
+            path = indexed_dataset.data_file_path(prefix + lang)
+            if os.path.isfile(path) and os.path.getsize(path) == 0:
+                raise L2RWError(f"{path}: the split '{split}' is empty; binarise it anew from text with sentence pairs")
+        super().load_dataset(split, epoch, combine, **kwargs)
 
     def _build_dev_batches(self, model) -> DevBatches:
         split = self.meta_subset
-        if not self._has_split(split):
+        if self._split_prefix(split) is None:
             raise L2RWError(
-                f"--meta-subset {split}: no such split in {utils.split_paths(self.cfg.data)[0]}; "
+                f"--meta-subset {split}: no such split in {self._data_folder(split)}; "
                 "binarise a trusted dev set under that name, or name another split"
             )
         if split == self.cfg.train_subset:
@@ -169,8 +193,7 @@ class L2RWTranslationTask(TranslationTask):
         )
         if len(batches.indices) == 0:
             raise L2RWError(
-                f"--meta-subset {split}: the split is empty, or every pair is longer than {max_positions}; "
-                "give a trusted dev set with usable pairs"
+                f"--meta-subset {split}: every pair is longer than {max_positions}; give a trusted dev set with usable pairs"
             )
         return batches
 

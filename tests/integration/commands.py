@@ -1,0 +1,131 @@
+"""Runs the real commands, each in a process of its own, and reads what they leave behind.
+
+Everything runs on the CPU with one thread: results must not depend on the machine's number of cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "fairseq_l2rw"
+TASK_STATE = "L2RWTranslationTask"  # key of the teacher's state in a checkpoint
+ERROR = "fairseq-l2rw: error: "
+
+TINY_TRANSFORMER = (
+    "--encoder-layers 1 --decoder-layers 1 --encoder-embed-dim 32 --decoder-embed-dim 32 --encoder-ffn-embed-dim 64 "
+    "--decoder-ffn-embed-dim 64 --encoder-attention-heads 2 --decoder-attention-heads 2 --share-all-embeddings"
+).split()
+TRANSFORMER = ["--arch", "transformer", *TINY_TRANSFORMER, "--dropout", "0.1"]
+TRAINING = (
+    "--optimizer adam --lr 0.002 --lr-scheduler inverse_sqrt --warmup-updates 10 --clip-norm 1.0 --max-tokens 2000 "
+    "--seed 7 --cpu --num-workers 0 --log-interval 1 --log-format json --keep-interval-updates 9 --no-epoch-checkpoints"
+).split()
+SMOOTHED = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1"]
+TEACHER = (
+    "--teacher deep --teacher-replay 2 --teacher-hidden-dim 16 --meta-start 3 --meta-interval 1 --meta-max-tokens 400"
+).split()
+UNCHECKED = ["--disable-validation", "--no-save"]  # of a run whose log alone matters
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command that has ended."""
+
+    command: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+
+    def __str__(self) -> str:
+        """What a reader of a failed test needs: the command and the ends of its two streams."""
+        tails = [f"--- {name} ---\n{text[-3000:]}" for name, text in (("stdout", self.stdout), ("stderr", self.stderr))]
+        return "\n".join([f"$ {' '.join(self.command)}", f"exit status {self.status}", *tails])
+
+    def progress(self, tag: str = "train_inner") -> list[dict]:
+        """The entries of ``--log-format json``, in order; numbers as numbers."""
+        lines = re.findall(rf"\| {tag} \| (\{{.*\}})$", self.stdout, re.MULTILINE)
+        return [{key: _number(value) for key, value in json.loads(line).items()} for line in lines]
+
+
+def run(*command: object, cwd: Path, status: int = 0, stdin: str = "", **environment: str) -> Run:
+    """Runs a command of Python's (``-m MODULE ...``) and fails with its log if it does not end with `status`."""
+    words = tuple(str(word) for word in command)
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=cwd, input=stdin, capture_output=True, encoding="utf-8", timeout=300,
+        env={**inherited, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONUTF8": "1", **environment},
+    )  # fmt: skip
+    result = Run(words, done.returncode, done.stdout, done.stderr)
+    assert result.status == status, result
+    return result
+
+
+def train(data: Path, save: Path, *options: object, task: str = "l2rw_translation", status: int = 0, **how) -> Run:
+    """``fairseq-train`` from an empty folder, with the smallest settings; `options` come last and win."""
+    cwd = how.pop("cwd", None)
+    if cwd is None:
+        cwd = save.parent / f"{save.name}.cwd"
+        cwd.mkdir(parents=True, exist_ok=True)
+    user_dir = how.pop("user_dir", PACKAGE)
+    return run(
+        "-m", "fairseq_cli.train", data, "--user-dir", user_dir, "--task", task, "--save-dir", save, *TRAINING, *options,
+        cwd=cwd, status=status, **how,
+    )  # fmt: skip
+
+
+def l2rw(*words: object, cwd: Path, status: int = 0) -> Run:
+    """``fairseq-l2rw``."""
+    return run("-m", "fairseq_l2rw.cli.main", *words, cwd=cwd, status=status, PYTHONPATH=str(ROOT))
+
+
+def checkpoint(path: Path) -> dict:
+    """A checkpoint, read with the safe loader."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def teacher_state(path: Path) -> dict:
+    """The teacher's parameters and statistics in a checkpoint."""
+    return checkpoint(path)["extra_state"][TASK_STATE]["meta"]["teacher"]
+
+
+def differences(a: object, b: object, where: str = "") -> list[str]:
+    """Names of all places at which two nested states are not the same, to the bit."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        same = a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+        return [] if same else [where]
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [place for key in a for place in differences(a[key], b[key], f"{where}/{key}")]
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
+        return [place for i, pair in enumerate(zip(a, b)) for place in differences(*pair, f"{where}/{i}")]
+    return [] if type(a) is type(b) and a == b else [where]
+
+
+def training_state(path: Path) -> dict:
+    """All of a checkpoint that decides how training goes on (the rest is meters, times and the configuration)."""
+    state = checkpoint(path)
+    extra = state["extra_state"]
+    return {
+        "model": state["model"],
+        "optimizer": state["last_optimizer_state"],
+        "history": state["optimizer_history"][-1],  # the ones before are one for each start
+        "train_iterator": extra["train_iterator"],
+        TASK_STATE: extra.get(TASK_STATE),
+    }
+
+
+def _number(value):
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value

@@ -1,0 +1,123 @@
+"""Bad input: one line that names the option or the file and the remedy, exit status 2, nothing left behind."""
+
+import shutil
+
+import pytest
+from fairseq.data import indexed_dataset
+from integration.commands import ERROR, SMOOTHED, TRANSFORMER, l2rw, train
+
+STUDENT = [*TRANSFORMER, *SMOOTHED, "--max-update", 4, "--meta-start", 0, "--teacher-replay", 2]
+
+#: name -> (options, what the line must say)
+WRONG_OPTIONS = {
+    "teacher": (["--teacher", "dep"], "--teacher dep: unknown teacher; choose one of deep, loss, surface, uniform"),
+    "criterion": (["--criterion", "adaptive_loss"], "--criterion adaptive_loss: l2rw_translation weights the loss of"),
+    "meta-interval": (["--meta-interval", 0], "--meta-interval 0: give 1 or more"),
+    "meta-subset": (["--meta-subset", "trusted"], "--meta-subset trusted: no such split in "),
+    "optimizer": (["--optimizer", "adagrad"], "--optimizer: no linearisation rule for torch.optim.adagrad.Adagrad; use one of"),
+    "language-model": (["--arch", "transformer_lm"], "--arch transformer_lm: TransformerLanguageModel has no encoder; "),
+    "legacy-language-model": (["--arch", "lstm_lm"], "--arch lstm_lm: LSTMLanguageModel has no encoder; l2rw_translation"),
+}
+
+
+def check_error(run, message):
+    """The last line is ours, one line, and nothing of Python's shows."""
+    lines = run.stderr.splitlines()
+    assert lines[-1].startswith(ERROR + message), run
+    assert sum(line.startswith(ERROR) for line in lines) == 1, run
+    assert "Traceback" not in run.stdout + run.stderr, run
+
+
+def check_nothing_left(save):
+    """fairseq itself makes an empty save folder first."""
+    assert not save.exists() or not list(save.iterdir())
+    assert list((save.parent / f"{save.name}.cwd").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", WRONG_OPTIONS)
+def test_wrong_option(data, tmp_path, name):
+    options, message = WRONG_OPTIONS[name]
+    save = tmp_path / "save"
+    student = STUDENT[len(TRANSFORMER) :] if "--arch" in options else STUDENT
+    if "--criterion" in options:
+        student = TRANSFORMER
+    check_error(train(data, save, *student, *options, status=2), message)
+    check_nothing_left(save)
+
+
+def test_unknown_criterion(data, tmp_path):
+    """fairseq's own parser refuses a name that nobody registered; its line follows its usage."""
+    save = tmp_path / "save"
+    run = train(data, save, *TRANSFORMER, "--criterion", "l2rw", status=2)
+    assert "argument --criterion: invalid choice: 'l2rw'" in run.stderr.splitlines()[-1], run
+    assert "l2rw_cross_entropy" in run.stderr.splitlines()[-1] and "Traceback" not in run.stderr, run
+    check_nothing_left(save)
+
+
+# ---- the dev split ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["meta", "valid"])
+def test_training_with_an_empty_split(data, tmp_path, split):
+    folder, save = tmp_path / "data", tmp_path / "save"
+    shutil.copytree(data, folder)
+    for lang in ("de", "en"):
+        prefix = str(folder / f"{split}.de-en.{lang}")
+        builder = indexed_dataset.make_builder(indexed_dataset.data_file_path(prefix), "mmap", vocab_size=300)
+        builder.finalize(indexed_dataset.index_file_path(prefix))
+    message = f"{folder}/{split}.de-en.de.bin: the split '{split}' is empty; binarise it anew"
+    check_error(train(folder, save, *STUDENT, status=2), message)
+    check_nothing_left(save)
+
+
+def test_training_without_the_validation_split(data, tmp_path):
+    save = tmp_path / "save"
+    run = train(data, save, *STUDENT, "--valid-subset", "dev", status=2)
+    check_error(run, f"{data}: no binarised split 'dev' for de and en; binarise one under that name")
+    check_nothing_left(save)
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_prepare_with_an_empty_split(corpus, tmp_path, split):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    for lang in ("de", "en"):
+        (tmp_path / "corpus" / f"{split}.{lang}").write_text("")
+    check_error(prepare(tmp_path), f"corpus/{split}.de, corpus/{split}.en: the {split} split is empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_prepare_with_unequal_line_counts(corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    with open(tmp_path / "corpus" / "train.en", "a") as target:
+        target.write("one more\n")
+    run = prepare(tmp_path)
+    check_error(run, "unequal line counts: corpus/train.de has 600 lines, corpus/train.en has 601; ")
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def prepare(cwd):
+    splits = [word for split in ("train", "valid", "test") for word in (f"--{split}", f"corpus/{split}")]
+    return l2rw("prepare", "--src", "de", "--tgt", "en", *splits, "--out", "data", cwd=cwd, status=2)
+
+
+# ---- the checkpoint ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--teacher-hidden-dim", 17], "the teacher in the checkpoint does not fit these options (--teacher-inputs, "),
+        (["--teacher", "loss"], "--teacher loss: the checkpoint was trained with --teacher deep; give that one, or"),
+        (
+            ["--meta-contrast", "truncated:0.3,untranslated:0.45,misordered:0.12,misaligned:0.5"],
+            "the teacher in the checkpoint does not fit these options (",
+        ),
+    ],
+    ids=["width", "teacher", "heads"],
+)
+def test_checkpoint_of_another_teacher(data, deep_options, half_way, tmp_path, options, message):
+    save = tmp_path / "save"
+    save.mkdir()
+    shutil.copy(half_way, save / "checkpoint_last.pt")
+    check_error(train(data, save, *deep_options, *options, status=2), message)
+    assert [path.name for path in save.iterdir()] == ["checkpoint_last.pt"]

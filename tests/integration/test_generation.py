@@ -1,0 +1,90 @@
+"""A student trained here is a plain fairseq model; ``evaluate`` and ``weights`` work on its checkpoint."""
+
+import json
+import re
+
+import pytest
+from integration.commands import ERROR, PACKAGE, l2rw, run
+
+TASKS = ("l2rw_translation", "translation")
+SEARCH = "--source-lang de --target-lang en --cpu --beam 2 --max-len-b 20".split()
+
+
+def fairseq(command, data, last, task, cwd, *options, stdin=""):
+    words = [data, "--path", last, "--user-dir", PACKAGE, "--task", task, *options]
+    return run("-m", f"fairseq_cli.{command}", *words, cwd=cwd, stdin=stdin)
+
+
+def hypotheses(text):
+    return re.findall(r"^H-(\d+)\t(.*)$", text, re.MULTILINE)
+
+
+def test_generate(data, last, tmp_path):
+    found = [
+        hypotheses(fairseq("generate", data, last, task, tmp_path, *SEARCH, "--gen-subset", "test", "--max-tokens", 2000).stdout)
+        for task in TASKS
+    ]
+    assert sorted(int(number) for number, _ in found[0]) == list(range(24))
+    assert found[0] == found[1]
+
+
+def test_interactive(data, corpus, last, tmp_path):
+    text = "".join((corpus / "test.de").read_text(encoding="utf-8").splitlines(keepends=True)[:3])
+    pieces = ["--bpe", "sentencepiece", "--sentencepiece-model", data / "spm.model"]
+    found = [
+        hypotheses(fairseq("interactive", data, last, task, tmp_path, *SEARCH, *pieces, stdin=text).stdout) for task in TASKS
+    ]
+    assert len(found[0]) == 3
+    assert found[0] == found[1]
+
+
+def test_validate(data, deep, last, tmp_path):
+    """The loss that training reported, with weights that are all 1."""
+    options = ["--valid-subset", "valid", "--max-tokens", 2000, "--cpu", "--log-format", "json"]
+    found = [fairseq("validate", data, last, task, tmp_path, *options).progress("valid")[-1] for task in TASKS]
+    trained = deep[0].progress("valid")[-1]
+    assert trained["valid_num_updates"] == 18
+    assert [entry["valid_loss"] for entry in found] == pytest.approx([trained["valid_loss"]] * 2, abs=0.002)
+
+
+def test_evaluate(data, last, tmp_path):
+    scores = json.loads(l2rw("evaluate", data, "--path", last, "--beam", 2, "--cpu", "--json", cwd=tmp_path).stdout)
+    assert scores["n"] == 24
+    assert 0 <= scores["BLEU"]["score"] <= 100 and "tok:13a" in scores["BLEU"]["signature"]
+    folder = last.parent / "checkpoint_last.eval"
+    assert len((folder / "test.hyp").read_text(encoding="utf-8").splitlines()) == 24
+    assert json.loads((folder / "test.json").read_text(encoding="utf-8")) == scores
+
+
+def test_weights(data, corpus, last, tmp_path):
+    labels = data / "raw" / "train.labels.tsv"
+    options = ["--path", last, "--out", "weights.tsv", "--labels", labels, "--max-tokens", 1000, "--cpu"]
+    summary = json.loads(l2rw("weights", data, *options, cwd=tmp_path).stdout)
+    header, *rows = [line.split("\t") for line in (tmp_path / "weights.tsv").read_text(encoding="utf-8").splitlines()]
+    heads = [name for name in header if name.startswith("weight_")]
+    assert header == ["id", "weight", *heads, "loss", "source", "target"]
+    assert [name.removeprefix("weight_") for name in heads] == ["misaligned", "untranslated", "misordered", "truncated"]
+
+    numbers = (data / "train.lines").read_text().split()
+    assert [row[0] for row in rows] == numbers and "5" not in numbers and len(numbers) == summary["pairs"]
+    for side, column in (("de", -2), ("en", -1)):
+        raw = (corpus / f"train.{side}").read_text(encoding="utf-8").splitlines()
+        assert [row[column] for row in rows] == [raw[int(number)] for number in numbers]
+
+    weights = [float(row[1]) for row in rows]
+    assert len(set(weights)) > len(weights) / 2 and 0 < min(weights) and max(weights) < 1
+    for row in rows:
+        product = 1.0
+        for head in row[2:6]:
+            product *= float(head)
+        assert float(row[1]) == pytest.approx(product, rel=1e-4)
+    assert summary["mean"] == pytest.approx(sum(weights) / len(weights), rel=1e-4)
+    assert set(summary["kinds"]) == {"clean", "misaligned", "untranslated"} and 0 <= summary["auc"] <= 1
+
+
+def test_weights_of_a_checkpoint_without_a_teacher(data, plain, tmp_path):
+    path = plain / "checkpoint_last.pt"
+    result = l2rw("weights", data, "--path", path, "--out", "weights.tsv", "--cpu", cwd=tmp_path, status=2)
+    last_line = result.stderr.splitlines()[-1]
+    assert last_line.startswith(f"{ERROR}--path {path}: there is no teacher in it"), result
+    assert list(tmp_path.iterdir()) == []
