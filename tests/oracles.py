@@ -4,6 +4,7 @@ both go through the optimizer's own ``step``."""
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -92,71 +93,107 @@ def weighted_loss(student, batches, weights, sizes, normalization):
     return total / denominator
 
 
-def brute_force(student, optimizer, batches, weights, sizes, normalization, max_norm, seed, dev, terms, step=2e-3):
-    """dJ / dw_i by four-point central differences through a copy of the real optimizer's step.
+@dataclass
+class Step:
+    """One student step as an oracle takes it: one entry of ``batches``, ``weights``, ``sizes`` a micro-batch."""
+
+    batches: list
+    weights: list
+    sizes: list
+    seed: int
+    lr_factor: float = 1.0
+
+
+def brute_force(student, optimizer, steps, normalization, max_norm, dev, terms, delta=2e-3):
+    """dJ / dw_i of every row of every step, by four-point central differences through copies of the real optimizer.
 
     Args:
-        optimizer: the state BEFORE the step; it is copied, not stepped.
-        weights: one ``[N]`` a micro-batch.
+        optimizer: the state BEFORE the first step; it is copied, not stepped.
     """
     out = []
-    for b, w in enumerate(weights):
-        for i in range(len(w)):
+    for s, step in enumerate(steps):
+        for b, w in enumerate(step.weights):
+            for i in range(len(w)):
 
-            def value(delta):
-                shifted = [x.clone() for x in weights]
-                shifted[b][i] += delta
-                pair = copy.deepcopy((student, optimizer))
-                return _value_after_step(*pair, batches, shifted, sizes, normalization, max_norm, seed, dev, terms)
+                def value(shift):
+                    shifted = copy.deepcopy(steps)
+                    shifted[s].weights[b][i] += shift
+                    pair = copy.deepcopy((student, optimizer))
+                    return _value_after_steps(*pair, shifted, normalization, max_norm, dev, terms)
 
-            out.append(
-                (8 * (value(step) - value(-step)) - (value(2 * step) - value(-2 * step))) / (12 * step)
-            )
+                out.append((8 * (value(delta) - value(-delta)) - (value(2 * delta) - value(-2 * delta))) / (12 * delta))
     return torch.tensor(out, dtype=torch.float64)
 
 
-def _value_after_step(student, optimizer, batches, weights, sizes, normalization, max_norm, seed, dev, terms):
+def _value_after_steps(student, optimizer, steps, normalization, max_norm, dev, terms):
     parameters = list(student.module.parameters())
-    optimizer.zero_grad()
-    torch.manual_seed(seed)
-    weighted_loss(student, batches, weights, sizes, normalization).backward()
-    if max_norm > 0:
-        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-    optimizer.step()
+    for step in steps:
+        optimizer.zero_grad()
+        torch.manual_seed(step.seed)
+        weighted_loss(student, step.batches, step.weights, step.sizes, normalization).backward()
+        if max_norm > 0:
+            torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        scale_rates(optimizer, step.lr_factor)
+        optimizer.step()
     with torch.no_grad():
         return float(dev_objective(student, dev, terms))
 
 
-def through_torch_step(student, make, state, batches, weights, sizes, normalization, max_norm, seed, dev, terms):
-    """dJ / dw by autograd through torch's own optimizer with ``differentiable=True``.
+def scale_rates(optimizer, factor):
+    """A learning-rate schedule."""
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
+
+
+def through_torch_steps(student, make, state, steps, normalization, max_norm, dev, terms):
+    """dJ / dw by autograd through torch's own optimizer with ``differentiable=True``, over all steps.
 
     Args:
         make: ``make(parameters, differentiable=True)`` gives the optimizer.
-        state: state dict before the step.
+        state: state dict before the first step.
     """
     names = [n for n, _ in student.module.named_parameters()]
     theta = [p.detach().clone().requires_grad_() for p in student.module.parameters()]
-    weights = [w.clone().requires_grad_() for w in weights]
-    # functional_call is safe here: the tie is resolved by naming the one parameter once
-    run = _Functional(student, dict(zip(names, theta)))
-    torch.manual_seed(seed)
-    loss = weighted_loss(run, batches, weights, sizes, normalization)
-    gradients = torch.autograd.grad(loss, theta, create_graph=True)
-    if max_norm > 0:
-        norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients]))
-        gradients = [g * (max_norm / (norm + 1e-6)).clamp(max=1.0) for g in gradients]
-    stepped = [t.clone() for t in theta]
-    optimizer = make(stepped, differentiable=True)
-    optimizer.load_state_dict(state)
+    weights = [[w.clone().requires_grad_() for w in step.weights] for step in steps]
+    optimizer = None
+    for step, w in zip(steps, weights):
+        # functional_call is safe here: the tie is resolved by naming the one parameter once
+        torch.manual_seed(step.seed)
+        loss = weighted_loss(
+            _Functional(student, dict(zip(names, theta))), step.batches, w, step.sizes, normalization
+        )
+        gradients = torch.autograd.grad(loss, theta, create_graph=True)
+        if max_norm > 0:
+            norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients]))
+            gradients = [g * (max_norm / (norm + 1e-6)).clamp(max=1.0) for g in gradients]
+        # the optimizer works in place: give it copies, its state tensors too
+        stepped = [t.clone() for t in theta]
+        optimizer = _moved(make, optimizer, state, stepped, step.lr_factor)
+        for p, g in zip(stepped, gradients):
+            p.grad = g
+        optimizer.step()
+        theta = stepped
+    value = dev_objective(_Functional(student, dict(zip(names, theta))), dev, terms)
+    return torch.cat(torch.autograd.grad(value, [w for step in weights for w in step]))
+
+
+def _moved(make, before, state, parameters, lr_factor):
+    """A differentiable optimizer of ``parameters`` that goes on where ``before`` (or ``state``, at first) stands."""
+    optimizer = make(parameters, differentiable=True)
+    if before is None:
+        optimizer.load_state_dict(state)
+    else:
+        for group, old in zip(optimizer.param_groups, before.param_groups):
+            group["lr"] = old["lr"]
+            for p, q in zip(group["params"], old["params"]):
+                optimizer.state[p] = {k: t.clone() if torch.is_tensor(t) else t for k, t in before.state[q].items()}
     for group in optimizer.param_groups:
         group["differentiable"] = True
-    for p, g in zip(stepped, gradients):
-        p.grad = g
-        if torch.is_tensor(optimizer.state[p].get("step")):  # a float32 count would round the bias correction
-            optimizer.state[p]["step"] = optimizer.state[p]["step"].double()
-    optimizer.step()
-    value = dev_objective(_Functional(student, dict(zip(names, stepped))), dev, terms)
-    return torch.cat(torch.autograd.grad(value, weights))
+        group["lr"] *= lr_factor
+        for p in group["params"]:
+            if torch.is_tensor(optimizer.state[p].get("step")):  # a float32 count would round the bias correction
+                optimizer.state[p]["step"] = optimizer.state[p]["step"].double()
+    return optimizer
 
 
 class _Functional(ToyStudent):

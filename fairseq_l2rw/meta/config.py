@@ -22,6 +22,7 @@ class MetaConfig:
         normalization: ``tokens`` (denominator sum n_i) or ``batch`` (sum w_i n_i).
         gradient: how the influence is computed.
         interval: student updates between teacher updates.
+        window: student steps that are differentiated through, K.
         start: student updates before the first teacher update; weights are 1 until then.
         replay: teacher steps on replayed rows per teacher update; 0 takes one step on
             the exact gradient of the current batch.
@@ -42,6 +43,7 @@ class MetaConfig:
     normalization: str = "tokens"
     gradient: str = "forward"
     interval: int = 1
+    window: int = 1
     start: int = 1000
     replay: int = 10
     replay_rows: int = 4000
@@ -59,6 +61,7 @@ class MetaConfig:
         _choice("--weight-normalization", self.normalization, NORMALIZATIONS)
         _choice("--meta-gradient", self.gradient, GRADIENTS)
         _at_least("--meta-interval", self.interval, 1)
+        _at_least("--meta-window", self.window, 1)
         _at_least("--meta-start", self.start, 0)
         _at_least("--teacher-replay", self.replay, 0)
         _at_least("--teacher-replay-rows", self.replay_rows, 1)

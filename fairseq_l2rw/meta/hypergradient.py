@@ -1,42 +1,98 @@
-"""The reverse sweep: from the dev gradient to one number per example, for a window of one step.
+"""The reverse sweep over a window of K student steps: from the dev gradient to one number per example of each step.
 
-Equations (see the package's symbols; W = sum_j w_j m_j over all workers and micro-batches,
-m_i the size that w_i multiplies in the denominator, n_i or 1)::
+Equations, for s from the last step of the window to the first (see the package's symbols; W_s = sum_j w_j m_j over all
+workers and micro-batches of the step, m_i the size that w_i multiplies in the denominator, n_i or 1)::
 
-    v   = Clip^T (d theta' / d g)^T lambda
-    c_i = grad l_i(theta) . v
-    dJ / dw_i = (c_i - m_i c) / W,  c = sum_j w_j c_j / W      (normalisation `batch`)
-    dJ / dw_i = c_i / sum_j m_j                                  (normalisation `tokens`)
+    v   = Clip^T sum_z (d z' / d g)^T adj_z          z: parameters, momentum buffers, moments
+    c_i = grad l_i(theta_s) . v
+    dJ / dw_i = (c_i - m_i c) / W_s,  c = sum_j w_j c_j / W_s      (normalisation `batch`)
+    dJ / dw_i = c_i / sum_j m_j                                      (normalisation `tokens`)
+    adj_z <- sum_z' (d z' / d z)^T adj_z',  and adj_theta += H v,  H v = grad_theta sum_i w_i c_i / W_s
+
+adj_theta begins as the gradient of J at the parameters after the last step, all others as zero. H v, a second-order
+term, is needed for K > 1 only.
 """
 
 from __future__ import annotations
 
+from typing import Callable, Iterator
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairseq_l2rw.meta import clipping
 from fairseq_l2rw.meta.records import StepRecord
 
 
-def step_vector(rule, optimizer, parameters: list[nn.Parameter], step: StepRecord, adjoint: list[Tensor]) -> list[Tensor]:
-    """v, after the optimizer's step and before its gradients are cleared.
+class Adjoint:
+    """adj_z: of the parameters, and of each parameter's state tensors by name (missing: zero)."""
 
-    Where the step's gradient is exactly zero (rows of words that are not in the batch), every
-    example's is zero too; v is set to zero there, because Adam's derivative, about lr / eps where
-    a gradient has always been zero, would swamp everything else. So it is for parameters without a gradient.
+    def __init__(self, theta: list[Tensor], state: list[dict[str, Tensor]] | None = None):
+        self.theta = theta
+        self.state = state if state is not None else [{} for _ in theta]
+
+
+def step_back(rule, step: StepRecord, adjoint: Adjoint) -> tuple[list[Tensor], Adjoint]:
+    """v of one step, and the adjoint before it but for H v.
+
+    Where the step's gradient is exactly zero (rows of words that are not in the batch), every example's is zero too; v is
+    set to zero there, because Adam's derivative, about lr / eps where a gradient has always been zero, would swamp
+    everything else. So it is for parameters without a gradient.
     """
-    stepped = [(p, lam) for p, lam in zip(parameters, adjoint) if p.grad is not None]
-    gradients = [p.grad for p, _ in stepped]
-    vector = rule.adjoint(optimizer, step.optimizer_state, [p for p, _ in stepped], [lam for _, lam in stepped])
-    vector = clipping.adjoint(gradients, step.raw_norm, step.max_norm, vector)
-    vector = iter([torch.where(g == 0, 0, v) for g, v in zip(gradients, vector)])
-    return [torch.zeros_like(p) if p.grad is None else next(vector) for p in parameters]
+    theta, state, vector = [], [], []
+    for old, h, after, g, adj_theta, adj_state in zip(
+        step.parameters, step.hyper, step.states, step.gradients, adjoint.theta, adjoint.state
+    ):
+        if g is None:  # not stepped
+            adj_g = None
+        else:
+            adj_g, adj_theta, adj_state = rule.reverse(h, old, after, g, adj_theta, adj_state)
+        vector.append(adj_g)
+        theta.append(adj_theta)
+        state.append(adj_state)
+    stepped = [i for i, g in enumerate(step.gradients) if g is not None]
+    clipped = clipping.adjoint(
+        [step.gradients[i] for i in stepped], step.raw_norm, step.max_norm, [vector[i] for i in stepped]
+    )
+    for i, v in zip(stepped, clipped):
+        vector[i] = torch.where(step.gradients[i] == 0, 0, v)
+    vector = [torch.zeros_like(old) if v is None else v for old, v in zip(step.parameters, vector)]
+    return vector, Adjoint(theta, state)
+
+
+def step_vector(rule, step: StepRecord, adjoint: list[Tensor]) -> list[Tensor]:
+    """v of the last step of a window, for adj_theta = ``adjoint``."""
+    return step_back(rule, step, Adjoint(adjoint))[0]
+
+
+def sweep(
+    rule,
+    window: list[StepRecord],
+    adjoint: list[Tensor],
+    curvature: Callable[[StepRecord, list[Tensor]], list[Tensor]],
+) -> Iterator[tuple[StepRecord, list[Tensor]]]:
+    """Yields (step, v) from the last step of the window to the first.
+
+    Args:
+        curvature: H v at a step's parameters, summed over workers.
+    """
+    carried = Adjoint(adjoint)
+    for step in reversed(window):
+        vector, carried = step_back(rule, step, carried)
+        yield step, vector
+        if step is not window[0]:
+            carried.theta = [a + h for a, h in zip(carried.theta, curvature(step, vector))]
 
 
 def weight_gradient(influence: Tensor, weights: Tensor, sizes: Tensor, normalization: str) -> Tensor:
-    """dJ / dw_i from the influences of all rows of the step (all workers, all micro-batches): ``[N]``."""
+    """dJ / dw_i from the influences of all rows of a step (all workers, all micro-batches): ``[N]``."""
+    total = denominator(weights, sizes, normalization)
     if normalization == "tokens":
-        return influence / sizes.sum()
-    total = (weights * sizes).sum()
+        return influence / total
     mean = (weights * influence).sum() / total
     return (influence - sizes * mean) / total
+
+
+def denominator(weights: Tensor, sizes: Tensor, normalization: str) -> Tensor:
+    """W_s: what the step divided by."""
+    return sizes.sum() if normalization == "tokens" else (weights * sizes).sum()

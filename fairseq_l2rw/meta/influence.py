@@ -7,6 +7,9 @@ The pass repeats the student's step: the same parameters theta, the same mode, t
 ``finite-difference``
     (l_i(theta + e v) - l_i(theta - e v)) / 2 e, two forward passes, for layers that have no
     forward-mode rule; its error is O(e^2) + rounding / e.
+
+The curvature term of windows of more than one step, H v = grad_theta sum_i w_i grad l_i . v / W, is a second-order
+derivative: exactly by a graph of the gradient, or by a central difference of two gradients.
 """
 
 from __future__ import annotations
@@ -66,8 +69,7 @@ def finite_difference(
 
     The losses returned are the mean of both sides, right to O(e^2).
     """
-    relative = 1e-6 if theta[0].dtype == torch.float64 else 2e-3
-    epsilon = relative * _scale(theta, vector)
+    epsilon = _relative_step(theta) * _scale(theta, vector)
     sides = []
     for sign in (epsilon, -epsilon):
         values = [torch.add(t, v, alpha=sign) for t, v in zip(theta, vector)]
@@ -77,9 +79,53 @@ def finite_difference(
     return (plus + minus) / 2, (plus - minus) / (2 * epsilon)
 
 
+def curvature(
+    student: Student,
+    parameters: list[nn.Parameter],
+    theta: list[Tensor],
+    vector: list[Tensor],
+    record: BatchRecord,
+    denominator: Tensor,
+) -> list[Tensor]:
+    """H v of one micro-batch, exact, detached; arguments as :func:`forward_mode`, and W."""
+    theta = [t.detach().requires_grad_() for t in theta]
+    # the fused attention kernels have no second derivative
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        gradients = _step_gradient(student, parameters, theta, record, denominator, create_graph=True)
+        along = sum((g * v).sum() for g, v in zip(gradients, vector) if g is not None)
+        return _filled(torch.autograd.grad(along, theta, allow_unused=True), theta)
+
+
+def curvature_by_difference(student, parameters, theta, vector, record, denominator) -> list[Tensor]:
+    """H v of one micro-batch by a central difference of gradients; arguments as :func:`curvature`."""
+    epsilon = _relative_step(theta) * _scale(theta, vector)
+    sides = []
+    for sign in (epsilon, -epsilon):
+        values = [torch.add(t, v, alpha=sign).requires_grad_() for t, v in zip(theta, vector)]
+        with torch.enable_grad():
+            sides.append(_filled(_step_gradient(student, parameters, values, record, denominator), values))
+    return [(plus - minus) / (2 * epsilon) for plus, minus in zip(*sides)]
+
+
+def _step_gradient(student, parameters, theta, record, denominator, create_graph=False):
+    with record.random_state.replayed(), swapped(student.module, parameters, theta):
+        losses, _ = student.losses(record.batch)
+    loss = (record.weights * losses).sum() / denominator
+    return torch.autograd.grad(loss, theta, create_graph=create_graph, allow_unused=True)
+
+
+def _filled(gradients, like):
+    return [torch.zeros_like(t) if g is None else g.detach() for g, t in zip(gradients, like)]
+
+
+def _relative_step(theta):
+    return 1e-6 if theta[0].dtype == torch.float64 else 2e-3
+
+
 def _scale(theta, vector):
     size = norm(vector)
     return norm(theta) / size if size > 0 else 1.0
 
 
 MODES = {"forward": forward_mode, "finite-difference": finite_difference}
+CURVATURES = {"forward": curvature, "finite-difference": curvature_by_difference}

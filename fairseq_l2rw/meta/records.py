@@ -1,4 +1,4 @@
-"""What one student update leaves behind for the hypergradient.
+"""What student updates leave behind for the hypergradient.
 
 Both records are frozen: a stage hands one on and nobody changes it afterwards.
 """
@@ -20,6 +20,7 @@ class BatchRecord:
     Attributes:
         batch: whatever ``Student.losses`` takes.
         features: what the teacher saw, raw (not standardised), detached ``[N, D]``.
+        standardized: the same by the statistics of that moment ``[N, D]``.
         weights: w_i that the step used, detached ``[N]``.
         losses: l_i, token-summed, nats, detached ``[N]``.
         sizes: what w_i multiplies in the step's denominator: n_i, or 1 where the
@@ -30,6 +31,7 @@ class BatchRecord:
 
     batch: Any
     features: Tensor
+    standardized: Tensor
     weights: Tensor
     losses: Tensor
     sizes: Tensor
@@ -39,16 +41,25 @@ class BatchRecord:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """The optimizer step from theta to theta'.
+    """One step of the student's optimizer from theta to theta'; lists have one entry a parameter.
 
     Attributes:
-        parameters: theta, before the step, one detached copy a parameter.
-        optimizer_state: what the optimizer's rule noted before the step.
+        parameters: theta, detached copies.
+        hyper: what the optimizer's rule noted before the step.
+        earlier: state tensors before the step; empty but for ``unrolled``.
         raw_norm: norm of the gradient before clipping, or None if unknown.
         max_norm: the clipping threshold; 0 means that nothing is clipped.
+        gradients: g, after clipping; None where a parameter had none. Those of the newest
+            step are the optimizer's own, those of earlier steps copies.
+        states: state tensors after the step, likewise.
+        records: this worker's micro-batches.
     """
 
     parameters: list[Tensor]
-    optimizer_state: Any
+    hyper: list[dict]
+    earlier: list[dict[str, Tensor]]
     raw_norm: float | None
     max_norm: float
+    gradients: list[Tensor | None]
+    states: list[dict[str, Tensor]]
+    records: list[BatchRecord]

@@ -87,9 +87,9 @@ class Teacher(nn.Module):
         loss, other = self._inputs(torch.zeros(1, layout.width))
         self.nets = nn.ModuleList(Head(loss.shape[1], other.shape[1], hidden, prior) for _ in self.heads)
 
-    def _inputs(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _inputs(self, standardized: Tensor) -> tuple[Tensor, Tensor]:
         """What f sees ``[N, 2 or 0]`` and what g sees ``[N, *]``."""
-        surface, internal = self.layout.split(self.standardizer(rows))
+        surface, internal = self.layout.split(standardized)
         parts = [surface[:, LOSS_COLUMNS:]] if self.see_surface else []
         if self.see_internal:
             parts += internal
@@ -98,16 +98,16 @@ class Teacher(nn.Module):
                     if a.shape == b.shape:
                         parts += [a * b, (a - b).abs()]
         loss = surface[:, : LOSS_COLUMNS if self.see_loss else 0]
-        return loss, torch.cat(parts, dim=1) if parts else rows[:, :0]
+        return loss, torch.cat(parts, dim=1) if parts else standardized[:, :0]
 
     def forward(self, rows: Tensor) -> Tensor:
         """w_i^k for every head: ``[N, K]``, each between 0 and 1."""
-        loss, other = self._inputs(rows)
+        loss, other = self._inputs(self.standardizer(rows))
         return torch.sigmoid(torch.stack([net(loss, other) for net in self.nets], dim=1))
 
-    def logits(self, rows: Tensor, head: int) -> Tensor:
-        """Logit of one head ``[N]``."""
-        return self.nets[head](*self._inputs(rows))
+    def logits(self, standardized: Tensor, head: int) -> Tensor:
+        """Logit of one head ``[N]`` for rows that are standardised already ``[N, D]``."""
+        return self.nets[head](*self._inputs(standardized))
 
 
 def _mlp(width: int, hidden: int) -> nn.Sequential:

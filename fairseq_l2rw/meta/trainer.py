@@ -31,6 +31,7 @@ from fairseq_l2rw.meta.records import BatchRecord, StepRecord
 from fairseq_l2rw.meta.replay import ReplayRows
 from fairseq_l2rw.meta.student import Student
 from fairseq_l2rw.meta.weighting import guarded
+from fairseq_l2rw.meta.window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,17 @@ class TeacherReport:
     weight_gradient: Tensor
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of one student step, of all workers: features raw and standardised, w_i, m_i, and W."""
+
+    rows: Tensor
+    standardized: Tensor
+    weights: Tensor
+    sizes: Tensor
+    denominator: Tensor
+
+
 class MetaTrainer:
     """Learns a reweighter beside a student.
 
@@ -66,6 +78,7 @@ class MetaTrainer:
         hidden: width of the teacher's hidden layer.
         gather: rows of this worker ``[N, ...]`` -> rows of all workers, in the order of the
             workers; the identity where there is one.
+        add_up: tensors of this worker -> their sums over all workers, likewise.
     """
 
     def __init__(
@@ -77,8 +90,9 @@ class MetaTrainer:
         inputs: tuple[str, ...] = reweighters.INPUTS,
         hidden: int = 128,
         gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+        add_up: Callable[[list[Tensor]], list[Tensor]] = lambda tensors: tensors,
     ):
-        self.student, self.config, self.gather = student, config, gather
+        self.student, self.config, self.gather, self.add_up = student, config, gather, add_up
         self.parameters = list(trainable(student.module).values())
         device = self.parameters[0].device
         with own_random_stream(config.seed):
@@ -93,13 +107,13 @@ class MetaTrainer:
         self.influence_square: list[float | None] = [None] * len(config.heads)
         self.mean_tokens: float | None = None
         self.gradient_mode = config.gradient
-        self.optimizer = self.rule = None
+        self.optimizer = self.rule = self.window = None
+        self._saved_window: list[dict] = []
         self.updates = 0
         self.skipped = 0
         self._rows: list[Tensor] = []
         self._records: list[BatchRecord] = []
         self._ignored = False
-        self._step: StepRecord | None = None
         self._checked = False
 
     # ---- the student's side -------------------------------------------------
@@ -112,6 +126,9 @@ class MetaTrainer:
         """
         self.rule = rule_for(optimizer)
         self.optimizer = optimizer
+        unrolled_too = self.config.gradient == "unrolled"
+        self.window = Window(self.config.window, self.rule, optimizer, self.parameters, unrolled_too)
+        self.window.load_state_dict(self._saved_window)
 
     @property
     def attached(self) -> bool:
@@ -128,10 +145,18 @@ class MetaTrainer:
         """Does a teacher update follow this student update?"""
         return self.started and (self.updates - self.config.start) % self.config.interval == 0
 
+    @property
+    def recorded(self) -> bool:
+        """Is this student update part of the window of a teacher update?"""
+        until_due = (self.config.start - self.updates) % self.config.interval
+        return self.started and until_due < self.config.window
+
     def begin_update(self, updates: int) -> None:
         """A student update begins, ``updates`` are done; what an unfinished one left is dropped."""
         self.updates = updates
-        self._rows, self._records, self._step, self._ignored = [], [], None, False
+        self._rows, self._records, self._ignored = [], [], False
+        if self.window is not None:
+            self.window.drop_unfinished()
 
     def weigh(
         self, losses: Tensor, n_tokens: Tensor, source_lengths: Tensor, internal: list[Tensor]
@@ -177,9 +202,10 @@ class MetaTrainer:
     ) -> None:
         """Keeps a micro-batch of this update; see :class:`BatchRecord` for the arguments."""
         self._rows.append(features)
-        if self.due:
+        if self.recorded:
+            standardized = self.teacher.standardizer(features)
             self._records.append(
-                BatchRecord(batch, features, weights, losses.detach(), sizes, n_tokens, random_state)
+                BatchRecord(batch, features, standardized, weights, losses.detach(), sizes, n_tokens, random_state)
             )
 
     def ignore(self) -> None:
@@ -189,17 +215,14 @@ class MetaTrainer:
     # ---- around the optimizer's step ----------------------------------------
 
     def before_step(self, raw_norm: float | None = None, max_norm: float = 0.0) -> None:
-        """Notes theta where a teacher update is due.
+        """Notes theta where the step belongs to the window of a teacher update.
 
         Args:
             raw_norm: norm of the gradient before it was clipped.
             max_norm: the threshold of the clipping; 0 for none.
         """
-        if not self.due:
-            return
-        self._step = StepRecord(
-            [p.detach().clone() for p in self.parameters], self.rule.snapshot(self.optimizer), raw_norm, max_norm
-        )
+        if self.recorded:
+            self.window.before_step(raw_norm, max_norm)
 
     def after_step(self, dev_batch: Callable[[], Any]) -> TeacherReport | None:
         """Takes a teacher update where one is due, and renews the running statistics.
@@ -210,18 +233,19 @@ class MetaTrainer:
         Returns:
             What the teacher update was; None where there was none.
         """
-        rows = self.gather(self._own(self._rows, self.teacher.layout.width))
-        report = self._teacher_update(rows, dev_batch()) if self._step is not None else None
-        self._renew_statistics(rows)  # last: the teacher's gradient is taken where the weights were
-        self._rows, self._records, self._step = [], [], None
+        self.window.after_step([] if self._ignored else self._records)
+        report = self._teacher_update(dev_batch()) if self.due and self.window.steps else None
+        # last: the teacher's gradient is taken where the weights were
+        self._renew_statistics(self._gathered([] if self._ignored else self._rows, self.teacher.layout.width))
+        self._rows, self._records = [], []
+        if self.due and self.config.interval >= self.config.window:  # no window to come begins within this one
+            self.window.clear()
         return report
 
-    def _own(self, tensors: list[Tensor], *shape: int) -> Tensor:
-        """This worker's rows of one update, none where it had run out of data or recorded nothing: ``[N, *shape]``."""
-        if not tensors:
-            return torch.zeros(0, *shape, device=self.parameters[0].device)
-        joined = torch.cat(tensors)
-        return joined[:0] if self._ignored else joined
+    def _gathered(self, tensors: list[Tensor], *shape: int) -> Tensor:
+        """Rows of all workers from this worker's micro-batches, of which there may be none: ``[N, *shape]``."""
+        own = torch.cat(tensors) if tensors else torch.zeros(0, *shape, device=self.parameters[0].device)
+        return self.gather(own)
 
     def _renew_statistics(self, rows: Tensor) -> None:
         if len(rows) == 0:
@@ -231,50 +255,87 @@ class MetaTrainer:
         tokens = float(rows[:, 3].exp().mean())
         self.mean_tokens = tokens if self.mean_tokens is None else 0.99 * self.mean_tokens + 0.01 * tokens
 
-    def _teacher_update(self, rows: Tensor, dev_batch: Any) -> TeacherReport | None:
+    def _teacher_update(self, dev_batch: Any) -> TeacherReport | None:
         dev = self.objective.dev_gradient(self.student, self.parameters, dev_batch)
-        if dev is None or len(rows) == 0:
-            self.skipped += 1
-            return None
+        if dev is None:
+            return self._skip()
         self.running.update_dev_loss(dev.value)
-
-        def step_vector(adjoint):
-            return hypergradient.step_vector(self.rule, self.optimizer, self.parameters, self._step, adjoint)
-
-        self.objective.calibrate(dev, step_vector)
-        weights = self.gather(self._own([r.weights for r in self._records]))
-        sizes = self.gather(self._own([r.sizes for r in self._records]))
+        newest = self.window.steps[-1]
+        self.objective.calibrate(dev, lambda adjoint: hypergradient.step_vector(self.rule, newest, adjoint))
+        steps = [self._rows_of(step) for step in self.window.steps]
+        if not any(len(step.weights) for step in steps):
+            return self._skip()
         if self.gradient_mode == "unrolled":
-            gradient = unrolled.weight_gradient(
-                self.student, self.rule, self.optimizer, self.parameters, self._step,
-                self._records, dev.adjoint, self.config.normalization,
-            )  # fmt: skip
-            c = gradient * sizes.sum() if self.config.normalization == "tokens" else gradient * (weights * sizes).sum()
+            gradients = unrolled.weight_gradients(
+                self.student, self.rule, self.parameters, self.window.steps, dev.adjoint, self.config.normalization
+            )
+            influences = [g * step.denominator for g, step in zip(gradients, steps)]
         else:
-            c = self.gather(self._own(self._influence(step_vector(dev.adjoint))))
-            gradient = hypergradient.weight_gradient(c, weights, sizes, self.config.normalization)
-        if not torch.isfinite(gradient).all():
-            self.skipped += 1
-            return None
-        gradient_norm = self._learn(dev, rows, c, gradient, weights, sizes)
-        return TeacherReport(self.config.heads[dev.head], dev.value, gradient_norm, c, gradient)
+            influences = self._influences(dev.adjoint)
+            gradients = [
+                hypergradient.weight_gradient(c, step.weights, step.sizes, self.config.normalization)
+                for c, step in zip(influences, steps)
+            ]
+        if not all(torch.isfinite(g).all() for g in gradients):
+            return self._skip()
+        # W_s dJ / dw_i is an example's own share, whatever the size of its batch
+        shares = torch.cat([g * step.denominator for g, step in zip(gradients, steps)])
+        gradient = torch.cat(gradients)
+        if self.config.replay == 0 and self.config.prior_strength == 0:
+            # the exact gradient: sum_i dJ/dw_i dw_i/d omega, where the weights were
+            inputs = torch.cat([step.standardized for step in steps])
+            gradient_norm = self._step_teacher([(inputs, gradient.float(), None)], dev.head, reduction="sum")
+        else:
+            gradient_norm = self._learn(dev, torch.cat([step.rows for step in steps]), shares.float())
+        return TeacherReport(
+            self.config.heads[dev.head], dev.value, gradient_norm, torch.cat(influences), gradient
+        )
 
-    def _influence(self, vector: list[Tensor]) -> list[Tensor]:
+    def _skip(self) -> None:
+        self.skipped += 1
+
+    def _rows_of(self, step: StepRecord) -> _Rows:
+        width, records = self.teacher.layout.width, step.records
+        weights = self._gathered([r.weights for r in records])
+        sizes = self._gathered([r.sizes for r in records])
+        return _Rows(
+            self._gathered([r.features for r in records], width),
+            self._gathered([r.standardized for r in records], width),
+            weights,
+            sizes,
+            hypergradient.denominator(weights, sizes, self.config.normalization),
+        )
+
+    def _influences(self, adjoint: list[Tensor]) -> list[Tensor]:
+        """c_i of all workers' rows, one ``[N]`` for each step of the window, in its order."""
         out = []
-        for record in self._records:
-            compute = influence.MODES[self.gradient_mode]
-            try:
-                losses, c = compute(self.student, self.parameters, self._step.parameters, vector, record)
-            except influence.NoForwardMode as error:
-                logger.warning("a layer of the student has no forward-mode rule: "
-                               "--meta-gradient finite-difference takes its place (%s)", error)  # fmt: skip
-                self.gradient_mode = "finite-difference"
-                losses, c = influence.finite_difference(
-                    self.student, self.parameters, self._step.parameters, vector, record
-                )
-            self._check_repeated(losses, record)
-            out.append(c)
-        return out
+        for step, vector in hypergradient.sweep(self.rule, self.window.steps, adjoint, self._curvature):
+            out.append(self._gathered([self._influence(step, vector, record) for record in step.records]))
+        return out[::-1]
+
+    def _influence(self, step: StepRecord, vector: list[Tensor], record: BatchRecord) -> Tensor:
+        arguments = (self.student, self.parameters, step.parameters, vector, record)
+        try:
+            losses, c = influence.MODES[self.gradient_mode](*arguments)
+        except influence.NoForwardMode as error:
+            logger.warning(
+                "a layer of the student has no forward-mode rule: --meta-gradient finite-difference takes its place (%s)",
+                error,
+            )
+            self.gradient_mode = "finite-difference"
+            losses, c = influence.finite_difference(*arguments)
+        self._check_repeated(losses, record)
+        return c
+
+    def _curvature(self, step: StepRecord, vector: list[Tensor]) -> list[Tensor]:
+        denominator = self._rows_of(step).denominator
+        total = [torch.zeros_like(p) for p in self.parameters]
+        for record in step.records:
+            part = influence.CURVATURES[self.gradient_mode](
+                self.student, self.parameters, step.parameters, vector, record, denominator
+            )
+            torch._foreach_add_(total, part)
+        return self.add_up(total)
 
     def _check_repeated(self, losses: Tensor, record: BatchRecord) -> None:
         """Once: does the influence pass really repeat the student's step?"""
@@ -290,28 +351,24 @@ class MetaTrainer:
 
     # ---- the teacher's step -------------------------------------------------
 
-    def _learn(self, dev, rows, c, gradient, weights, sizes) -> float:
+    def _learn(self, dev, rows: Tensor, target: Tensor) -> float:
         """Trains the head of this turn; returns the mean norm of its gradient.
 
         The loss of a step, per row: target_i w_i + tau KL(Bernoulli(w_i) || Bernoulli(p)), the target being
         W dJ / dw_i over a scale s. Its stationary weight is sigmoid(logit p - E[target] / tau).
         """
-        config = self.config
-        if config.replay == 0 and config.prior_strength == 0:
-            # the exact gradient: sum_i dJ/dw_i dw_i/d omega
-            return self._step_teacher([(rows, gradient.float(), None)], dev.head, reduction="sum")
-        total = sizes.sum() if config.normalization == "tokens" else (weights * sizes).sum()
-        target = gradient.float() * total.float()
+        config, standardize = self.config, self.teacher.standardizer
         scale = self._influence_scale(dev, target)
         if scale is None:  # nothing to compare with yet
             return 0.0
         target = target / scale
         if config.replay == 0:
-            return self._step_teacher([(rows, target, config.prior_strength)], dev.head)
+            return self._step_teacher([(standardize(rows), target, config.prior_strength)], dev.head)
         buffer = self.replay[dev.head]
         buffer.add(rows, target)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.updates)
-        batches = ((*buffer.sample(config.replay_batch, generator), config.prior_strength) for _ in range(config.replay))
+        samples = (buffer.sample(config.replay_batch, generator) for _ in range(config.replay))
+        batches = ((standardize(some), targets, config.prior_strength) for some, targets in samples)
         return self._step_teacher(batches, dev.head)
 
     def _influence_scale(self, dev, target) -> float | None:
@@ -328,10 +385,10 @@ class MetaTrainer:
         norms = []
         parameters = list(self.teacher.parameters())
         prior_logit = torch.logit(torch.tensor(self.config.prior, dtype=torch.float64)).item()
-        for rows, target, strength in batches:
+        for inputs, target, strength in batches:
             self.teacher_optimizer.zero_grad(set_to_none=True)
             with torch.enable_grad():
-                logit = self.teacher.logits(rows, head)
+                logit = self.teacher.logits(inputs, head)
                 w = torch.sigmoid(logit)
                 per_row = target * w
                 if strength:
@@ -361,6 +418,7 @@ class MetaTrainer:
             "mean_tokens": self.mean_tokens,
             "gradient_mode": self.gradient_mode,
             "skipped": self.skipped,
+            "window": self.window.state_dict() if self.window is not None else self._saved_window,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -387,3 +445,6 @@ class MetaTrainer:
         if state["gradient_mode"] == "finite-difference" and self.gradient_mode == "forward":
             self.gradient_mode = "finite-difference"
         self.skipped = state["skipped"]
+        self._saved_window = state["window"]
+        if self.window is not None:
+            self.window.load_state_dict(self._saved_window)

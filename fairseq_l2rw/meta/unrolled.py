@@ -1,10 +1,10 @@
 """The slow oracle: dJ / dw_i by a graph of the gradient, as ``higher`` and Meta-Weight-Net have it.
 
-    g(w) = clip( grad_theta sum_i w_i l_i(theta) / W(w) ),   theta'(w) = step(theta, g(w))
-    dJ / dw = lambda . d theta' / d w
+    g_s(w) = clip( grad_theta sum_i w_i l_i(theta_s) / W_s(w) ),   z_{s+1}(w) = step(z_s, g_s(w)),   s = 0 .. K-1
+    dJ / dw = adj_theta . d theta_K / d w
 
-It differentiates the optimizer's step as autograd does, not by our rule's ``adjoint``. It costs a second
-backward pass of the whole step and two to three times its memory.
+It differentiates the optimizer's step as autograd does, not by our rule's ``reverse``. It costs a second backward pass of
+every step and two to three times its memory.
 """
 
 from __future__ import annotations
@@ -15,35 +15,45 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fairseq_l2rw.meta import clipping
 from fairseq_l2rw.meta.functional import swapped
-from fairseq_l2rw.meta.records import BatchRecord, StepRecord
+from fairseq_l2rw.meta.hypergradient import denominator
+from fairseq_l2rw.meta.records import StepRecord
 from fairseq_l2rw.meta.student import Student
 
 
-def weight_gradient(
+def weight_gradients(
     student: Student,
     rule,
-    optimizer,
     parameters: list[nn.Parameter],
-    step: StepRecord,
-    records: list[BatchRecord],
+    window: list[StepRecord],
     adjoint: list[Tensor],
     normalization: str,
-) -> Tensor:
-    """dJ / dw_i of every row of the step, in the order of ``records``: ``[N]``, detached."""
-    theta = [t.detach().clone().requires_grad_() for t in step.parameters]
-    weights = [r.weights.detach().clone().requires_grad_() for r in records]
-    weighted, total = 0.0, 0.0
+) -> list[Tensor]:
+    """dJ / dw_i of every row of each step of the window, in the order of its records: one ``[N]`` a step, detached."""
+    theta = [t.detach().clone().requires_grad_() for t in window[0].parameters]
+    states, weights = window[0].earlier, []
     # the fused attention kernels have no second derivative
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        for w, record in zip(weights, records):
-            with record.random_state.replayed(), swapped(student.module, parameters, theta):
-                losses, _ = student.losses(record.batch)
-            weighted = weighted + (w * losses).sum()
-            total = total + ((w * record.sizes).sum() if normalization == "batch" else record.sizes.sum())
-        stepped = [i for i, p in enumerate(parameters) if p.grad is not None]
-        gradients = torch.autograd.grad(weighted / total, [theta[i] for i in stepped], create_graph=True)
-        gradients = clipping.clip(list(gradients), step.max_norm)
-        old = [step.parameters[i] for i in stepped]
-        new = rule.step(optimizer, step.optimizer_state, [parameters[i] for i in stepped], old, gradients)
-        dev = sum((adjoint[i] * t).sum() for i, t in zip(stepped, new))
-        return torch.cat([g.detach() for g in torch.autograd.grad(dev, weights)])
+        for step in window:
+            w = [r.weights.detach().clone().requires_grad_() for r in step.records]
+            weights.append(w)
+            weighted = 0.0
+            for w_batch, record in zip(w, step.records):
+                with record.random_state.replayed(), swapped(student.module, parameters, theta):
+                    losses, _ = student.losses(record.batch)
+                weighted = weighted + (w_batch * losses).sum()
+            loss = weighted / denominator(torch.cat(w), torch.cat([r.sizes for r in step.records]), normalization)
+            theta, states = _step(rule, step, loss, theta, states)
+        dev = sum((a * t).sum() for a, t in zip(adjoint, theta))
+        flat = torch.autograd.grad(dev, [w for step in weights for w in step])
+    flat = iter(flat)
+    return [torch.cat([next(flat).detach() for _ in step]) for step in weights]
+
+
+def _step(rule, step, loss, theta, states):
+    stepped = [i for i, g in enumerate(step.gradients) if g is not None]
+    gradients = torch.autograd.grad(loss, [theta[i] for i in stepped], create_graph=True)
+    gradients = clipping.clip(list(gradients), step.max_norm)
+    theta, states = list(theta), list(states)
+    for i, g in zip(stepped, gradients):
+        theta[i], states[i] = rule.step(step.hyper[i], theta[i], states[i], g)
+    return theta, states

@@ -1,7 +1,7 @@
 """Options of ``--task l2rw_translation``: all of ``translation``'s, and those of the method."""
 
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Optional
 
 from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II
@@ -74,6 +74,7 @@ class L2RWTranslationConfig(TranslationConfig):
     )
     meta_interval: int = field(default=1, metadata={"help": "student updates between teacher updates"})
     meta_start: int = field(default=1000, metadata={"help": "updates of plain training before the first teacher update"})
+    meta_window: int = field(default=1, metadata={"help": "student steps that the hypergradient goes back through"})
     meta_gradient: str = field(
         default="forward", metadata={"help": f"how the influence is computed: {', '.join(GRADIENTS)}"}
     )
@@ -85,7 +86,6 @@ class L2RWTranslationConfig(TranslationConfig):
     fp16: bool = II("common.fp16")
     bf16: bool = II("common.bf16")
     amp: bool = II("common.amp")
-    ddp_backend: Any = II("distributed_training.ddp_backend")
     # no options: fairseq's language models ask the task for them, and must come as far as being told that they won't do
     add_bos_token: bool = "${oc.select:task.no_such_key,false}"
     tokens_per_sample: int = II("task.max_target_positions")
@@ -114,6 +114,7 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
         normalization=cfg.weight_normalization,
         gradient=cfg.meta_gradient,
         interval=cfg.meta_interval,
+        window=cfg.meta_window,
         start=cfg.meta_start,
         replay=cfg.teacher_replay,
         replay_rows=cfg.teacher_replay_rows,

@@ -29,7 +29,7 @@ from fairseq_l2rw.translation.corruptions import Vocabulary
 from fairseq_l2rw.translation.criterion import NAME as CRITERION
 from fairseq_l2rw.translation.dev_batches import DevBatches
 from fairseq_l2rw.translation.student import TranslationStudent
-from fairseq_l2rw.translation.workers import gather_rows
+from fairseq_l2rw.translation.workers import add_up, gather_rows, several_workers
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,8 @@ class L2RWTranslationTask(TranslationTask):
         for option in ("fp16", "bf16", "amp"):
             if self.cfg[option]:
                 raise L2RWError(f"--{option} is not supported by --teacher {self.cfg.teacher} yet; leave it out")
+        if self.cfg.meta_gradient == "unrolled" and several_workers():
+            raise L2RWError("--meta-gradient unrolled works with one worker only; give forward, or train with one")
         capture = Capture(model, parse_layers(self.cfg.teacher_layers), self.tgt_dict.pad())
         self.dev_batches = self._build_dev_batches(model)
         self.meta = self.make_meta(model, capture)
@@ -110,6 +112,11 @@ class L2RWTranslationTask(TranslationTask):
             self.dev_batches.load_state_dict(self._saved["dev_batches"])
             self._saved, self._restored = None, True
             logger.info("teacher and dev batches are restored")
+        if 0 < self.cfg.max_update <= self.cfg.meta_start:
+            logger.warning(
+                "--meta-start %d is not before --max-update %d: the teacher never learns, all weights stay 1",
+                self.cfg.meta_start, self.cfg.max_update,
+            )  # fmt: skip
         logger.info(
             "teacher %s: %d parameters, heads %s, dev batches from '%s' (%d pairs)",
             self.cfg.teacher, sum(p.numel() for p in self.meta.teacher.parameters()),
@@ -130,6 +137,7 @@ class L2RWTranslationTask(TranslationTask):
             inputs=parse_inputs(self.cfg.teacher_inputs),
             hidden=self.cfg.teacher_hidden_dim,
             gather=gather_rows,
+            add_up=add_up,
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Rows of all workers, in the order of their ranks."""
+"""Sums over all workers, and rows of all workers in the order of their ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
     Workers may have different numbers of rows, and none.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not several_workers():
         return rows
     world = dist.get_world_size()
     count = torch.tensor([len(rows)], device=rows.device)
@@ -24,3 +24,16 @@ def gather_rows(rows: Tensor) -> Tensor:
     everyone = [torch.zeros_like(padded) for _ in range(world)]
     dist.all_gather(everyone, padded)
     return torch.cat([r[: int(c)] for r, c in zip(everyone, counts)])
+
+
+def add_up(tensors: list[Tensor]) -> list[Tensor]:
+    """Sums over all workers, the same on every worker."""
+    if several_workers():
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+    return tensors
+
+
+def several_workers() -> bool:
+    """Is this one of several data-parallel workers?"""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -6,7 +6,7 @@ import torch
 
 from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer
 from fairseq_l2rw.meta.functional import RandomState
-from tests.oracles import ToyStudent, plain_steps, toy_batch
+from tests.oracles import Step, ToyStudent, plain_steps, scale_rates, toy_batch
 
 EXACT = dict(momentum=0.0, replay=0, prior_strength=0.0, start=0, interval=1)
 
@@ -24,11 +24,11 @@ def make_trainer(student, optimizer, **settings):
     return trainer
 
 
-def run_update(trainer, batches, seed, max_norm, updates=0):
-    """Loss, backward, clip, step, teacher update.
+def run_update(trainer, batches, seed, max_norm, updates=0, lr_factor=1.0):
+    """Loss, backward, clip, step, teacher update where one is due.
 
     Returns:
-        ``(report, weights, sizes)``; weights and sizes one ``[N]`` a micro-batch.
+        ``(report, step)``, the latter as the oracles take it.
     """
     student, optimizer = trainer.student, trainer.optimizer
     trainer.begin_update(updates)
@@ -51,9 +51,11 @@ def run_update(trainer, batches, seed, max_norm, updates=0):
     raw = None
     if max_norm > 0:
         raw = float(torch.nn.utils.clip_grad_norm_(student.module.parameters(), max_norm))
+    scale_rates(optimizer, lr_factor)
     trainer.before_step(raw, max_norm)
     optimizer.step()
-    return trainer.after_step(lambda: toy_batch(9, 7)), weights, sizes
+    report = trainer.after_step(lambda: toy_batch(9, 7))
+    return report, Step(batches, weights, sizes, seed, lr_factor)
 
 
 def fresh(make, steps=3, dropout=0.3):

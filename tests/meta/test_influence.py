@@ -64,7 +64,7 @@ def prepared(make):
     state = RandomState.capture()
     losses, n_tokens = student.losses(batch)
     ones = torch.ones_like(losses).detach()
-    record = BatchRecord(batch, None, ones, losses.detach(), ones, n_tokens, state)
+    record = BatchRecord(batch, None, None, ones, losses.detach(), ones, n_tokens, state)
     want = torch.tensor(
         [dot([torch.zeros_like(p) if g is None else g for p, g in
               zip(parameters, torch.autograd.grad(l, parameters, retain_graph=True, allow_unused=True))], vector)
@@ -171,14 +171,15 @@ def test_single_precision():
 
 def test_the_trainer_announces_finite_differences(caplog):
     """A layer without forward mode: finite differences take over for good, and the log says so once."""
+    from types import SimpleNamespace
+
     from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer
-    from fairseq_l2rw.meta.records import StepRecord
 
     student, parameters, theta, vector, record, want = prepared(NO_FORWARD["lstm"])
     trainer = MetaTrainer(student, FeatureLayout(()), MetaConfig(objective="loss"))
-    trainer._records, trainer._step = [record, record], StepRecord(theta, None, None, 0.0)
+    step = SimpleNamespace(parameters=theta)
     with caplog.at_level(logging.WARNING):
-        got = trainer._influence(vector)
+        got = [trainer._influence(step, vector, record) for _ in range(2)]
     assert trainer.gradient_mode == "finite-difference"
     assert len(caplog.records) == 1 and "--meta-gradient finite-difference takes its place" in caplog.text
     for c in got:

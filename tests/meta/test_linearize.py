@@ -1,7 +1,4 @@
-"""Every rule against the optimizer itself.
-
-A new optimizer: add a line to ``OPTIMIZERS``. (``test_hypergradient.py`` goes on to whole updates.)
-"""
+"""Every rule against the optimizer itself; ``test_hypergradient.py`` goes on to whole updates."""
 
 import copy
 
@@ -11,33 +8,8 @@ import torch
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import hypergradient
 from fairseq_l2rw.meta.linearize import rule_for
-from fairseq_l2rw.meta.records import StepRecord
-
-SGD, ADAM, ADAMW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
-
-
-def fairseq_adam(p, **k):
-    import fairseq_l2rw.translation.optim  # noqa: F401  (registers the rule)
-
-    return pytest.importorskip("fairseq.optim.adam").Adam(p, **k)
-
-
-OPTIMIZERS = {
-    "sgd": (SGD, dict(lr=0.3)),
-    "sgd-decay": (SGD, dict(lr=0.3, weight_decay=0.1)),
-    "sgd-momentum": (SGD, dict(lr=0.3, momentum=0.9)),
-    "sgd-momentum-decay": (SGD, dict(lr=0.3, momentum=0.9, weight_decay=0.1)),
-    "sgd-dampening": (SGD, dict(lr=0.3, momentum=0.9, dampening=0.4)),
-    "sgd-nesterov": (SGD, dict(lr=0.3, momentum=0.8, nesterov=True, weight_decay=0.1)),
-    "adam": (ADAM, dict(lr=0.05)),
-    "adam-eps": (ADAM, dict(lr=0.05, eps=0.1, betas=(0.8, 0.9))),
-    "adam-decay": (ADAM, dict(lr=0.05, weight_decay=0.1)),
-    "adam-decoupled": (ADAM, dict(lr=0.05, weight_decay=0.1, decoupled_weight_decay=True)),
-    "adamw": (ADAMW, dict(lr=0.05, eps=1e-3)),
-    "adamw-no-decay": (ADAMW, dict(lr=0.05, weight_decay=0.0)),
-    "fairseq-adam": (fairseq_adam, dict(lr=0.05)),
-    "fairseq-adam-decay": (fairseq_adam, dict(lr=0.05, eps=0.1, weight_decay=0.1)),
-}
+from fairseq_l2rw.meta.window import Window
+from tests.meta.optimizers import ADAM, ADAMW, ALL, SGD, fairseq_adam
 
 
 def random(shape, seed):
@@ -46,7 +18,7 @@ def random(shape, seed):
 
 def make(name, steps):
     """An optimizer of two parameter groups (with different rates) after some steps."""
-    cls, settings = OPTIMIZERS[name]
+    cls, settings = ALL[name]
     parameters = [torch.nn.Parameter(random(s, i)) for i, s in enumerate([(4, 2), (3,)])]
     optimizer = cls([{"params": parameters[:1]}, {"params": parameters[1:], "lr": 0.02}], **settings)
     for k in range(steps):
@@ -60,43 +32,67 @@ def gradients(seed):
 
 def real_step(optimizer, parameters, g):
     for p, x in zip(parameters, g):
-        p.grad = x.clone()
+        p.grad = None if x is None else x.clone()
     optimizer.step()
 
 
+def recorded_step(optimizer, parameters, g):
+    """The record of a real step."""
+    window = Window(1, rule_for(optimizer), optimizer, parameters, keep_earlier=True)
+    for p, x in zip(parameters, g):
+        p.grad = None if x is None else x.clone()
+    window.before_step(None, 0.0)
+    optimizer.step()
+    window.after_step([])
+    return window.steps[0]
+
+
 @pytest.mark.parametrize("steps", [0, 1, 3])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ALL)
 def test_step_is_the_optimizers(name, steps):
-    """At the gradient that was used, and at another one, which a second copy of the optimizer takes."""
+    """New parameters and new state, at the gradient that was used and at another one, which a copy of the optimizer takes."""
     optimizer, parameters = make(name, steps)
-    rule = rule_for(optimizer)
-    other = copy.deepcopy(optimizer)
-    old, snapshot = [p.detach().clone() for p in parameters], rule.snapshot(optimizer)
-    real_step(optimizer, parameters, gradients(1))
+    rule, other = rule_for(optimizer), copy.deepcopy(optimizer)
+    step = recorded_step(optimizer, parameters, gradients(1))
     others = [p for group in other.param_groups for p in group["params"]]
     real_step(other, others, gradients(2))
-    for seed, want in ((1, parameters), (2, others)):
-        got = rule.step(optimizer, snapshot, parameters, old, gradients(seed))
-        for a, b, before in zip(got, want, old):
-            assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
-            assert not torch.allclose(a, before)
+    for seed, moved, theirs in ((1, parameters, optimizer), (2, others, other)):
+        for i, g in enumerate(gradients(seed)):
+            theta, state = rule.step(step.hyper[i], step.parameters[i], step.earlier[i], g)
+            assert torch.allclose(theta, moved[i], rtol=1e-9, atol=1e-12)
+            assert not torch.allclose(theta, step.parameters[i])
+            for key, tensor in rule.state(theirs.state[moved[i]], theta).items():
+                assert torch.allclose(state[key], tensor, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_adjoint_is_autograd_through_step(name, steps):
+@pytest.mark.parametrize("name", ALL)
+def test_reverse_is_autograd_through_step(name, steps):
+    """Every input of the step, with adjoints of every output."""
     optimizer, parameters = make(name, steps)
     rule = rule_for(optimizer)
-    old, snapshot = [p.detach().clone() for p in parameters], rule.snapshot(optimizer)
-    real_step(optimizer, parameters, gradients(1))
-    lam = gradients(5)
-    g = [x.requires_grad_() for x in gradients(1)]
-    want = torch.autograd.grad(rule.step(optimizer, snapshot, parameters, old, g), g, lam)
-    for a, b in zip(rule.adjoint(optimizer, snapshot, parameters, lam), want):
-        # in Adam's first step with a tiny eps the two terms cancel: compare on the scale of the terms
-        size = lam[0].abs().max() * optimizer.param_groups[0]["lr"]
-        assert torch.allclose(a, b, rtol=1e-7, atol=1e-9 * float(size))
-        assert b.abs().max() > 0
+    step = recorded_step(optimizer, parameters, gradients(1))
+    for i, g in enumerate(gradients(1)):
+        theta, g = step.parameters[i].requires_grad_(), g.requires_grad_()
+        before = {k: t.requires_grad_() for k, t in step.earlier[i].items()}
+        new, state = rule.step(step.hyper[i], theta, before, g)
+        adj_theta, adj_state = random(new.shape, 5), {k: random(new.shape, 6 + j) for j, k in enumerate(state)}
+        want = torch.autograd.grad(
+            [new, *state.values()], [g, theta, *before.values()], [adj_theta, *adj_state.values()],
+            allow_unused=True, materialize_grads=True,
+        )  # fmt: skip
+        after = {k: t.detach() for k, t in step.states[i].items()}
+        if rule.STATE == ("momentum_buffer",) and step.hyper[i]["mu"] == 0:
+            adj_state = {}  # no buffer is carried
+            want = torch.autograd.grad([rule.step(step.hyper[i], theta, before, g)[0]], [g, theta], [adj_theta])
+        adj_g, adj_before, adj_earlier = rule.reverse(step.hyper[i], theta.detach(), after, g.detach(), adj_theta, adj_state)
+        got = [adj_g, adj_before, *(adj_earlier[k] for k in before if k in adj_earlier)]
+        assert len(got) == len(want)
+        for a, b in zip(got, want):
+            if steps == 0 and b is want[-1] and rule.STATE == ("exp_avg", "exp_avg_sq"):
+                assert torch.isfinite(a).all()
+            assert torch.allclose(a, b, rtol=1e-7, atol=1e-9)
+        assert want[0].abs().max() > 0
 
 
 @pytest.mark.parametrize("name", ["adam", "adam-decay", "adamw", "fairseq-adam", "sgd-momentum"])
@@ -108,22 +104,16 @@ def test_v_is_zero_where_the_gradient_is(name, never):
         real_step(optimizer, parameters, gradients(7))
     g = gradients(1)
     g[0][1:3] = 0
-    rule = rule_for(optimizer)
-    old, snapshot = [p.detach().clone() for p in parameters], rule.snapshot(optimizer)
-    real_step(optimizer, parameters, g)
-    v = hypergradient.step_vector(rule, optimizer, parameters, StepRecord(old, snapshot, None, 0.0), gradients(5))
+    step = recorded_step(optimizer, parameters, g)
+    v = hypergradient.step_vector(rule_for(optimizer), step, gradients(5))
     assert not v[0][1:3].any()
     assert v[0][0].all() and v[0][3].all() and v[1].all() and torch.isfinite(v[0]).all()
 
 
 def test_v_is_zero_for_a_parameter_without_gradient():
     optimizer, parameters = make("adam", 1)
-    rule = rule_for(optimizer)
-    old, snapshot = [p.detach().clone() for p in parameters], rule.snapshot(optimizer)
-    optimizer.zero_grad()
-    parameters[1].grad = gradients(1)[1]
-    optimizer.step()
-    v = hypergradient.step_vector(rule, optimizer, parameters, StepRecord(old, snapshot, None, 0.0), gradients(5))
+    step = recorded_step(optimizer, parameters, [None, gradients(1)[1]])
+    v = hypergradient.step_vector(rule_for(optimizer), step, gradients(5))
     assert not v[0].any() and v[1].all()
 
 

@@ -38,14 +38,14 @@ def test_every_weight_starts_at_the_prior(prior):
 def test_heads_do_not_disturb_each_other():
     net = teacher(learnt=True)
     before = net(rows())
-    assert torch.allclose(torch.sigmoid(net.logits(rows(), 1)), before[:, 1])
+    assert torch.allclose(torch.sigmoid(net.logits(net.standardizer(rows()), 1)), before[:, 1])
     with torch.no_grad():
         for p in net.nets[1].parameters():
             p.add_(1.0)
     after = net(rows())
     assert torch.equal(before[:, 0], after[:, 0]) and not torch.allclose(before[:, 1], after[:, 1])
     net.zero_grad()
-    net.logits(rows(), 0).sum().backward()
+    net.logits(net.standardizer(rows()), 0).sum().backward()
     assert all(p.grad is None for p in net.nets[1].parameters())
 
 

@@ -37,10 +37,10 @@ def test_schedule(start, interval, due):
     teacher = copy.deepcopy(trainer.teacher.nets)
     reported = []
     for t in range(8):
-        report, weights, _ = run_update(trainer, BATCHES, t, 0.5, updates=t)
+        report, step = run_update(trainer, BATCHES, t, 0.5, updates=t)
         if report is not None:
             reported.append(t)
-        ones = all(bool((w == 1).all()) for w in weights)
+        ones = all(bool((w == 1).all()) for w in step.weights)
         assert ones == (t < start)
     assert reported == due
     changed = any(not torch.equal(a, b) for a, b in zip(trainer.teacher.nets.parameters(), teacher.parameters()))
@@ -53,14 +53,14 @@ def test_nothing_is_kept_for_an_update_that_is_not_due():
     trainer.begin_update(0)
     record(trainer, BATCHES[0])
     trainer.before_step(1.0, 0.5)
-    assert trainer._records == [] and trainer._step is None
+    assert trainer._records == [] and trainer.window.steps == [] and trainer.window._before is None
 
 
 def test_nothing_is_kept_after_an_update():
     """Batches and a copy of the parameters would stay in memory until the next one."""
     trainer = trainer_of()
     assert run_update(trainer, BATCHES, 0, 0.5)[0] is not None
-    assert trainer._rows == trainer._records == [] and trainer._step is None
+    assert trainer._rows == trainer._records == [] and trainer.window.steps == [] and trainer.window._before is None
 
 
 def test_statistics_are_renewed_by_every_update():
@@ -240,7 +240,8 @@ def test_stationary_weight_of_the_prior(prior):
     rows[10:, 0] = 1.0
     trainer.teacher.standardizer.update(rows)
     target = torch.tensor([targets[0]] * 10 + [targets[1]] * 10)
-    trainer._step_teacher(((rows, target, tau) for _ in range(800)), 0)
+    inputs = trainer.teacher.standardizer(rows)
+    trainer._step_teacher(((inputs, target, tau) for _ in range(800)), 0)
     weights = trainer.teacher(rows)[:, 0]
     for group, c in zip((weights[:10], weights[10:]), targets):
         want = 1 / (1 + math.exp(-(math.log(prior / (1 - prior)) - c / tau)))

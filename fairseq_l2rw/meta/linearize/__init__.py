@@ -1,27 +1,61 @@
 """Rules that differentiate one optimizer step, looked up by the optimizer's CLASS.
 
-A rule answers what the reverse sweep asks (K = 1: only d theta' / d g matters):
+A rule describes the step of ONE parameter as a pure function and its adjoint. ``z`` is what the optimizer carries on: the
+parameter theta and a dict of state tensors (momentum buffer, moments); ``g`` is the gradient it was given, after clipping;
+``h`` is what :meth:`hyper` noted before the step::
 
-``snapshot(optimizer)``
-    what must be noted before the step, because the step overwrites it;
-``adjoint(optimizer, snapshot, parameters, adjoint)``
-    after the step: (d theta' / d g)^T lambda, one tensor a parameter, g the gradient
-    that the optimizer was given (after clipping, still in ``p.grad``);
-``step(optimizer, snapshot, parameters, old, gradients)``
-    theta' as a differentiable function of g: the slow way that ``unrolled`` takes.
+    (theta', state') = step(h, theta, state, g)
+    (adj_g, adj_theta, adj_state) = reverse(h, theta, state', g, adj_theta', adj_state')
 
-To add an optimizer: write the three functions as methods of a class in a file of its own,
-decorate it with ``@register(OptimizerClass)``, and add the class to ``tests/meta/test_linearize.py``,
-which compares ``step`` with the optimizer itself and ``adjoint`` with brute force.
+``adj_state`` maps a name of :attr:`STATE` to a tensor; a name that is missing is zero. Which of the two is used:
+``reverse`` by the reverse sweep, ``step`` by ``--meta-gradient unrolled``, the slow oracle.
+
+To add an optimizer: write a class like the ones in ``sgd.py``, decorate it with ``@register(OptimizerClass)``, and add the
+optimizer to ``tests/meta/optimizers.py``; the suite compares ``step`` with the optimizer itself and ``reverse`` with autograd
+through torch's own step and with brute force, windows of 1 to 4 steps, clipping on and off.
 """
 
 from __future__ import annotations
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from fairseq_l2rw.errors import L2RWError
 
-_RULES: dict[type, object] = {}
+_RULES: dict[type, "StepRule"] = {}
+
+
+class StepRule:
+    """Base of all rules; see the module for the symbols."""
+
+    #: names of the state tensors that are carried from step to step
+    STATE: tuple[str, ...] = ()
+
+    def check(self, optimizer: Optimizer) -> None:
+        """Raises L2RWError where an option of the optimizer has no rule."""
+
+    def hyper(self, group: dict, state: dict) -> dict:
+        """Numbers that the step depends on, noted BEFORE it, as plain Python.
+
+        Args:
+            group: the parameter's group.
+            state: the optimizer's state of the parameter, empty before its first step.
+        """
+        raise NotImplementedError
+
+    def state(self, state: dict, like: Tensor) -> dict[str, Tensor]:
+        """The carried tensors out of the optimizer's state; zeros where there are none yet."""
+        return {name: state[name] if state.get(name) is not None else like.new_zeros(like.shape) for name in self.STATE}
+
+    def step(self, h: dict, theta: Tensor, state: dict[str, Tensor], g: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The step as a differentiable function."""
+        raise NotImplementedError
+
+    def reverse(
+        self, h: dict, theta: Tensor, state: dict[str, Tensor], g: Tensor, adj_theta: Tensor, adj_state: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Adjoints before the step from those after it; ``state`` is the state AFTER the step."""
+        raise NotImplementedError
 
 
 def register(*classes: type):
@@ -35,7 +69,7 @@ def register(*classes: type):
     return add
 
 
-def rule_for(optimizer: Optimizer):
+def rule_for(optimizer: Optimizer) -> StepRule:
     """The rule of exactly this class.
 
     Raises:
@@ -50,11 +84,6 @@ def rule_for(optimizer: Optimizer):
         )
     rule.check(optimizer)
     return rule
-
-
-def group_of(optimizer: Optimizer) -> dict[int, dict]:
-    """id(parameter) -> its parameter group."""
-    return {id(p): group for group in optimizer.param_groups for p in group["params"]}
 
 
 from fairseq_l2rw.meta.linearize import adam, sgd  # noqa: E402,F401  (they register themselves)

@@ -1,15 +1,12 @@
 """torch.optim.Adam and AdamW, and what every Adam variant shares.
 
-Equations (g the clipped gradient, plus wd theta in Adam, whose decay is coupled)::
+Equations (g the clipped gradient; the decay is coupled in Adam, decoupled in AdamW)::
 
-    m' = beta1 m + (1 - beta1) g
-    s' = beta2 s + (1 - beta2) g^2
-    theta' = decayed(theta) - a m' / D,    D = r sqrt(s') + eps
+    q  = g + wd theta (coupled), else g
+    m' = beta1 m + (1 - beta1) q
+    s' = beta2 s + (1 - beta2) q^2
+    theta' = k theta - a m' / D,    D = r sqrt(s') + eps,    k = 1 - lr wd (decoupled), else 1
     a = lr / (1 - beta1^t),    r = 1 / sqrt(1 - beta2^t)
-
-hence, element by element, everything on the right read off the optimizer after its step::
-
-    d theta' / d g = -a [ (1 - beta1) / D  -  m' r (1 - beta2) g / (sqrt(s') D^2) ]
 """
 
 from __future__ import annotations
@@ -19,11 +16,13 @@ import math
 import torch
 
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.meta.linearize import group_of, register
+from fairseq_l2rw.meta.linearize import StepRule, register
 
 
-class AdamMoments:
-    """Shared by all Adam variants; a subclass says what a, r, the seen gradient and the decay are."""
+class AdamMoments(StepRule):
+    """Shared by all Adam variants; a subclass says what a and r are, and how the decay is done."""
+
+    STATE = ("exp_avg", "exp_avg_sq")
 
     def check(self, optimizer):
         for group in optimizer.param_groups:
@@ -31,60 +30,47 @@ class AdamMoments:
                 if group.get(option):
                     raise L2RWError(f"--optimizer: Adam with {option}=True has no linearisation rule; switch it off")
 
-    def snapshot(self, optimizer):
-        """theta by id(parameter) where the decay is coupled, so that ``seen`` can be formed later."""
-        return {
-            id(p): p.detach().clone()
-            for group in optimizer.param_groups
-            if self.coupled(group)
-            for p in group["params"]
-        }
-
-    def scales(self, group, step) -> tuple[float, float]:
-        """(a, r)."""
+    def scales(self, group, t) -> tuple[float, float]:
+        """(a, r) of step t, counted from 1."""
         beta1, beta2 = group["betas"]
-        return float(group["lr"]) / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
+        return float(group["lr"]) / (1 - beta1**t), 1 / math.sqrt(1 - beta2**t)
 
     def coupled(self, group) -> bool:
         """Is the decay part of the gradient?"""
         return False
 
-    def decayed(self, group, theta):
-        """theta after decoupled decay."""
-        return theta
+    def hyper(self, group, state):
+        beta1, beta2 = group["betas"]
+        a, r = self.scales(group, float(state.get("step", 0)) + 1)
+        wd, coupled = group["weight_decay"], self.coupled(group)
+        return {
+            "beta1": beta1, "beta2": beta2, "a": a, "r": r, "eps": group["eps"],
+            "coupled": wd if coupled else 0.0,
+            "k": 1.0 if coupled else 1.0 - float(group["lr"]) * wd,
+        }  # fmt: skip
 
-    def seen(self, group, theta, g):
-        """The gradient that the moments see."""
-        return g + group["weight_decay"] * theta if self.coupled(group) else g
+    def step(self, h, theta, state, g):
+        q = g + h["coupled"] * theta if h["coupled"] else g
+        m = h["beta1"] * state["exp_avg"] + (1 - h["beta1"]) * q
+        s = h["beta2"] * state["exp_avg_sq"] + (1 - h["beta2"]) * q.square()
+        positive = s > 0  # sqrt has no derivative at 0
+        root = torch.where(positive, torch.where(positive, s, 1).sqrt(), 0)
+        return h["k"] * theta - h["a"] * m / (root * h["r"] + h["eps"]), {"exp_avg": m, "exp_avg_sq": s}
 
-    def adjoint(self, optimizer, snapshot, parameters, adjoint):
-        groups, out = group_of(optimizer), []
-        for p, lam in zip(parameters, adjoint):
-            group, state = groups[id(p)], optimizer.state[p]
-            beta1, beta2 = group["betas"]
-            a, r = self.scales(group, float(state["step"]))
-            g = self.seen(group, snapshot.get(id(p)), p.grad)
-            sqrt_s = state["exp_avg_sq"].sqrt()
-            d = sqrt_s * r + group["eps"]
-            # d sqrt(s') / d g is (1 - beta2) g / sqrt(s'), and 0 where g = 0 (there s' may be 0 too)
-            slope = torch.where(g == 0, 0, (1 - beta2) * g / sqrt_s)
-            out.append(lam * (-a) * ((1 - beta1) / d - state["exp_avg"] * r * slope / d.square()))
-        return out
-
-    def step(self, optimizer, snapshot, parameters, old, gradients):
-        groups, new = group_of(optimizer), []
-        for p, theta, gradient in zip(parameters, old, gradients):
-            group, state = groups[id(p)], optimizer.state[p]
-            beta1, beta2 = group["betas"]
-            a, r = self.scales(group, float(state["step"]))
-            real, g = self.seen(group, theta, p.grad), self.seen(group, theta, gradient)
-            # the old moments follow from the new ones and the gradient that was really used
-            m = state["exp_avg"] + (1 - beta1) * (g - real)
-            s = (state["exp_avg_sq"] - (1 - beta2) * real.square()).clamp(min=0) + (1 - beta2) * g.square()
-            positive = s > 0  # sqrt has no derivative at 0
-            sqrt_s = torch.where(positive, torch.where(positive, s, 1).sqrt(), 0)
-            new.append(self.decayed(group, theta) - a * m / (sqrt_s * r + group["eps"]))
-        return new
+    def reverse(self, h, theta, state, g, adj_theta, adj_state):
+        q = g + h["coupled"] * theta if h["coupled"] else g
+        m, root = state["exp_avg"], state["exp_avg_sq"].sqrt()
+        d = root * h["r"] + h["eps"]
+        adj_m = adj_theta * (-h["a"]) / d
+        # d D / d s' = r / (2 sqrt(s')); where s' = 0, m' and q are 0 and nothing passes
+        adj_s = torch.where(root > 0, -adj_m * m * (0.5 * h["r"]) / (d * root), 0)
+        if adj_state:
+            adj_m, adj_s = adj_m + adj_state["exp_avg"], adj_s + adj_state["exp_avg_sq"]
+        adj_g = (1 - h["beta1"]) * adj_m + (2 * (1 - h["beta2"])) * q * adj_s
+        before = h["k"] * adj_theta
+        if h["coupled"]:
+            before = before + h["coupled"] * adj_g
+        return adj_g, before, {"exp_avg": h["beta1"] * adj_m, "exp_avg_sq": h["beta2"] * adj_s}
 
 
 @register(torch.optim.Adam)
@@ -94,15 +80,7 @@ class AdamRule(AdamMoments):
     def coupled(self, group):
         return group["weight_decay"] != 0 and not group.get("decoupled_weight_decay")
 
-    def decayed(self, group, theta):
-        if group.get("decoupled_weight_decay"):
-            return theta * (1 - float(group["lr"]) * group["weight_decay"])
-        return theta
-
 
 @register(torch.optim.AdamW)
 class AdamWRule(AdamMoments):
     """Rule for :class:`torch.optim.AdamW`."""
-
-    def decayed(self, group, theta):
-        return theta * (1 - float(group["lr"]) * group["weight_decay"])

@@ -6,9 +6,6 @@ Equations (g the clipped gradient, b the momentum buffer)::
     b' = mu b + (1 - damp) d        (first step: b' = d)
     u  = d + mu b' if Nesterov, else b' (or d where mu = 0)
     theta' = theta - lr u
-
-so d theta' / d g = -lr k, k = 1 (no momentum), (1 - damp), or 1 + mu (1 - damp) with Nesterov;
-in the first step 1 - damp reads 1.
 """
 
 from __future__ import annotations
@@ -16,56 +13,47 @@ from __future__ import annotations
 import torch
 
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.meta.linearize import group_of, register
+from fairseq_l2rw.meta.linearize import StepRule, register
 
 
 @register(torch.optim.SGD)
-class SGDRule:
+class SGDRule(StepRule):
     """Rule for :class:`torch.optim.SGD`."""
+
+    STATE = ("momentum_buffer",)
 
     def check(self, optimizer):
         if any(group.get("maximize") for group in optimizer.param_groups):
             raise L2RWError("--optimizer sgd: maximize=True has no linearisation rule; negate the loss")
 
-    def snapshot(self, optimizer):
-        """Momentum buffer before the step, by id(parameter); None in the first step."""
-        buffers = {}
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                buffer = optimizer.state[p].get("momentum_buffer") if p in optimizer.state else None
-                buffers[id(p)] = buffer is not None
-        return buffers
+    def hyper(self, group, state):
+        first = state.get("momentum_buffer") is None
+        return {
+            "lr": float(group["lr"]),
+            "wd": group["weight_decay"],
+            "mu": group["momentum"],
+            "keep": 1.0 if first else 1.0 - group["dampening"],
+            "nesterov": group["nesterov"],
+        }
 
-    def adjoint(self, optimizer, snapshot, parameters, adjoint):
-        groups = group_of(optimizer)
-        return [
-            lam * -(groups[id(p)]["lr"] * self._gain(groups[id(p)], snapshot[id(p)]))
-            for p, lam in zip(parameters, adjoint)
-        ]
+    def step(self, h, theta, state, g):
+        d = g + h["wd"] * theta
+        if h["mu"] == 0:
+            return theta - h["lr"] * d, state
+        b = h["mu"] * state["momentum_buffer"] + h["keep"] * d
+        u = d + h["mu"] * b if h["nesterov"] else b
+        return theta - h["lr"] * u, {"momentum_buffer": b}
 
-    @staticmethod
-    def _gain(group, has_buffer):
-        mu = group["momentum"]
-        if mu == 0:
-            return 1.0
-        kept = 1.0 - group["dampening"] if has_buffer else 1.0
-        return 1.0 + mu * kept if group["nesterov"] else kept
-
-    def step(self, optimizer, snapshot, parameters, old, gradients):
-        groups, new = group_of(optimizer), []
-        for p, theta, g in zip(parameters, old, gradients):
-            group = groups[id(p)]
-            mu, keep = group["momentum"], 1.0 - group["dampening"]
-            d = g + group["weight_decay"] * theta
-            if mu == 0:
-                update = d
-            else:
-                if snapshot[id(p)]:
-                    # b' = mu b + keep d0 with the real step's d0: so mu b = b' - keep d0
-                    real = p.grad + group["weight_decay"] * theta
-                    b = optimizer.state[p]["momentum_buffer"] - keep * real + keep * d
-                else:
-                    b = d
-                update = d + mu * b if group["nesterov"] else b
-            new.append(theta - group["lr"] * update)
-        return new
+    def reverse(self, h, theta, state, g, adj_theta, adj_state):
+        adj_u = adj_theta * -h["lr"]
+        if h["mu"] == 0:
+            adj_d, before = adj_u, {}
+        else:
+            adj_b = h["mu"] * adj_u if h["nesterov"] else adj_u
+            if "momentum_buffer" in adj_state:
+                adj_b = adj_b + adj_state["momentum_buffer"]
+            adj_d = h["keep"] * adj_b
+            if h["nesterov"]:
+                adj_d = adj_d + adj_u
+            before = {"momentum_buffer": h["mu"] * adj_b}
+        return adj_d, adj_theta + h["wd"] * adj_d if h["wd"] else adj_theta, before
