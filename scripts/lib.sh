@@ -33,7 +33,8 @@ progress() {
 }
 
 # train_side_by_side DATA DIR TEACHERS [fairseq-train options]: one training a teacher (comma-separated), same seed and
-# updates, in DIR/TEACHER. Safe to repeat: fairseq resumes from the last checkpoint, and stops at once where all is done.
+# updates, in DIR/TEACHER. Safe to repeat: an interrupted training resumes, a finished one is left alone (fairseq itself
+# would take one more update), unless the options have changed.
 train_side_by_side() {
   local data="$1" dir="$2" teachers="${3//,/ }" teacher failed=0
   local -A pids=()
@@ -41,6 +42,10 @@ train_side_by_side() {
   shift 3
   for teacher in $teachers; do
     mkdir -p "$dir/$teacher"
+    if [[ -f "$dir/$teacher/done" && "$(<"$dir/$teacher/done")" == "$data $*" ]]; then
+      echo "$dir/$teacher: done before"
+      continue
+    fi
     touch "$dir/$teacher/train.log"
     fairseq-train "$data" --user-dir fairseq_l2rw --task l2rw_translation --teacher "$teacher" \
       --save-dir "$dir/$teacher" --no-epoch-checkpoints --no-progress-bar --log-format simple \
@@ -49,15 +54,17 @@ train_side_by_side() {
     progress "$teacher" "$dir/$teacher/train.log" "${pids[$teacher]}" &
     watchers+=($!)
   done
-  trap 'kill "${pids[@]}" 2>/dev/null' INT TERM
-  for teacher in $teachers; do
-    if ! wait "${pids[$teacher]}"; then
+  trap 'kill "${pids[@]}" 2>/dev/null || true' INT TERM
+  for teacher in "${!pids[@]}"; do
+    if wait "${pids[$teacher]}"; then
+      echo "$data $*" >"$dir/$teacher/done"
+    else
       failed=1
       echo "--teacher $teacher failed; the end of $dir/$teacher/train.log:" >&2
       tail -n 5 "$dir/$teacher/train.log" >&2
     fi
   done
-  wait "${watchers[@]}" || true
+  [[ ${#watchers[@]} -eq 0 ]] || wait "${watchers[@]}" || true
   trap - INT TERM
   return $failed
 }

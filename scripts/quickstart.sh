@@ -13,6 +13,7 @@ source scripts/lib.sh
 OUT="${1:-quickstart}"
 NOISE=misaligned:0.25,untranslated:0.25
 choose_device
+SECONDS=0
 
 say "1/5 toy corpus in $OUT/corpus (noise: $NOISE)"
 if [[ ! -f "$OUT/corpus/train.labels.tsv" ]]; then
@@ -35,4 +36,4 @@ score "$OUT/data" "$OUT/runs" deep,uniform
 say "5/5 the teacher's weight of every training pair"
 fairseq-l2rw weights "$OUT/data" --path "$OUT/runs/deep/checkpoint_last.pt" --labels "$OUT/corpus/train.labels.tsv" \
   --out "$OUT/weights.tsv" "${DEVICE[@]}" >"$OUT/weights.json"
-python scripts/show_quickstart.py "$OUT"
+python scripts/show_quickstart.py "$OUT" "$SECONDS"
