@@ -28,7 +28,7 @@ fairseq-l2rw prepare --src de --tgt en --train "$OUT/corpus/train" --valid "$OUT
 say "3/5 training with the deep teacher and, beside it, with uniform weights (logs: $OUT/runs/*/train.log)"
 train_side_by_side "$OUT/data" "$OUT/runs" deep,uniform \
   --dropout 0.1 --warmup-updates 200 --max-tokens 3000 --max-update 1000 --log-interval 50 \
-  --meta-start 300 --meta-interval 2 --meta-max-tokens 1000 --seed 1
+  --meta-start 400 --meta-interval 2 --meta-max-tokens 1000 --seed 1
 
 say "4/5 translating the test set (beam 5) and scoring it with sacrebleu"
 score "$OUT/data" "$OUT/runs" deep,uniform
