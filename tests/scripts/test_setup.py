@@ -247,7 +247,7 @@ def test_script_that_sources_it_runs_in_the_environment(machine):
 def test_scripts_name_no_host_and_no_private_path():
     for name in ("setup.py", "pyproject.toml", "scripts/setup.sh", "scripts/test.sh", ".ci/run"):
         text = (ROOT / name).read_text()
-        assert "--index-url" not in text and "https://" not in text, name
+        assert "--index" not in text and "--extra-index" not in text and "https://" not in text, name
 
 
 def test_shell_scripts_parse():
