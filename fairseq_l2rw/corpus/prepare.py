@@ -6,7 +6,7 @@ Layout of the folder DATA that `prepare` makes (``de`` and ``en`` stand for the 
     spm.model, spm.vocab                                         or spm.de.model and spm.en.model with --separate
     raw/train|valid|test|meta.de|en                              the text as it was given, nothing cleaned away
     raw/train.labels.tsv                                         a copy of TRAIN.labels.tsv, where there is one
-    train.lines                                                  line i: the raw line number of binarised pair i
+    train.lines.npy                                              entry i: the raw line number of binarised pair i
     train.dropped.tsv                                            raw line number and reason of each pair cleaned away
     prepare.json                                                 settings, input files with their SHA-256, counts
 
@@ -346,7 +346,9 @@ def _save_model(model: bytes, path: str) -> int:
 def _encode_splits(
     folder: str, settings: Settings, splits: Dict[str, Tuple[str, str]], kept: _Kept, workers: int
 ) -> Dict[str, Dict[str, object]]:
-    """Writes the pieces of every split, and train.lines and train.dropped.tsv; returns the counts."""
+    """Writes the pieces of every split, and train.lines.npy and train.dropped.tsv; returns the counts."""
+    import numpy as np
+
     encode = _Encoder(folder, settings, workers)
     counts: Dict[str, Dict[str, object]] = {}
     for split, paths in splits.items():
@@ -357,7 +359,7 @@ def _encode_splits(
     lines = array("q")
     _write_pairs((pair for number, pair in train if not lines.append(number)), _piece_files(folder, "train", settings))
     _check_not_empty(lines, kept.dropped)
-    write_lines(os.path.join(folder, "train.lines"), map(str, lines))
+    np.save(os.path.join(folder, "train.lines.npy"), np.array(lines, dtype=np.int64))
     dropped = (f"{number}\t{kept.dropped[number]}" for number in sorted(kept.dropped))
     write_lines(os.path.join(folder, "train.dropped.tsv"), itertools.chain(["id\treason"], dropped))
     read = len(lines) + len(kept.dropped)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 from fairseq_l2rw.cli.main import main
@@ -96,7 +97,7 @@ def test_the_folder_is_complete(data):
         "spm.vocab",
         "raw",
         "prepare.json",
-        "train.lines",
+        "train.lines.npy",
         "train.dropped.tsv",
     }
     assert set(os.listdir(data)) == names
@@ -107,7 +108,7 @@ def test_the_folder_is_complete(data):
 
 
 def test_train_lines_lead_from_binarised_to_raw(data, corpus):
-    lines = [int(line) for line in read_lines(str(data / "train.lines"))]
+    lines = np.load(data / "train.lines.npy").tolist()
     assert lines == [row for row in range(609) if row not in corpus[1]]
     for lang in ("de", "en"):
         given = raw(data, "train", lang)
@@ -192,7 +193,7 @@ def test_separate_models_own_meta_files_and_ratio(corpus, tmp_path):
     assert not filecmp.cmp(data / "dict.de.txt", data / "dict.en.txt", shallow=False)
     assert raw(data, "meta", "en") == ["Good morning."] and len(raw(data, "valid", "en")) == 60
     assert record["counts"]["train"]["dropped"]["ratio"] > 0
-    lines = [int(line) for line in read_lines(str(data / "train.lines"))]
+    lines = np.load(data / "train.lines.npy").tolist()
     sides = [[len(text.split()) for text in binarised(data, "train", lang, pieces=True)] for lang in ("de", "en")]
     assert len(lines) == len(sides[0]) == record["counts"]["train"]["pairs"]
     assert max(max(pair) / min(pair) for pair in zip(*sides)) <= 1.5

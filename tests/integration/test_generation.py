@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from integration.commands import ERROR, PACKAGE, l2rw, run
 
@@ -65,7 +66,7 @@ def test_weights(data, corpus, last, tmp_path):
     assert header == ["id", "weight", *heads, "loss", "source", "target"]
     assert [name.removeprefix("weight_") for name in heads] == ["misaligned", "untranslated", "misordered", "truncated"]
 
-    numbers = (data / "train.lines").read_text().split()
+    numbers = [str(number) for number in np.load(data / "train.lines.npy")]
     assert [row[0] for row in rows] == numbers and "5" not in numbers and len(numbers) == summary["pairs"]
     for side, column in (("de", -2), ("en", -1)):
         raw = (corpus / f"train.{side}").read_text(encoding="utf-8").splitlines()
