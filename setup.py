@@ -32,6 +32,7 @@ setup(
     ],
     extras_require={
         "tensorboard": ["tensorboardX"],
+        "benchmarks": ["matplotlib"],
         "test": ["pytest", "hypothesis", "tensorboardX"],
     },
     entry_points={"console_scripts": ["fairseq-l2rw = fairseq_l2rw.cli.main:main"]},
