@@ -145,12 +145,13 @@ def scale_rates(optimizer, factor):
         group["lr"] *= factor
 
 
-def through_torch_steps(student, make, state, steps, normalization, max_norm, dev, terms):
+def through_torch_steps(student, make, state, steps, normalization, max_norm, dev, terms, through=lambda name: True):
     """dJ / dw by autograd through torch's own optimizer with ``differentiable=True``, over all steps.
 
     Args:
         make: ``make(parameters, differentiable=True)`` gives the optimizer.
         state: state dict before the first step.
+        through: name of a parameter -> does the derivative go through its steps?
     """
     names = [n for n, _ in student.module.named_parameters()]
     theta = [p.detach().clone().requires_grad_() for p in student.module.parameters()]
@@ -163,9 +164,11 @@ def through_torch_steps(student, make, state, steps, normalization, max_norm, de
             _Functional(student, dict(zip(names, theta))), step.batches, w, step.sizes, normalization
         )
         gradients = torch.autograd.grad(loss, theta, create_graph=True)
+        gradients = [g if through(n) else g.detach() for n, g in zip(names, gradients)]
         if max_norm > 0:
             norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients]))
             gradients = [g * (max_norm / (norm + 1e-6)).clamp(max=1.0) for g in gradients]
+            gradients = [g if through(n) else g.detach() for n, g in zip(names, gradients)]
         # the optimizer works in place: give it copies, its state tensors too
         stepped = [t.clone() for t in theta]
         optimizer = _moved(make, optimizer, state, stepped, step.lr_factor)

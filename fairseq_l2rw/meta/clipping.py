@@ -25,11 +25,11 @@ def factor(raw_norm: float | Tensor, max_norm: float):
     return f.clamp(max=1.0) if isinstance(f, Tensor) else min(1.0, f)
 
 
-def clip(gradients: list[Tensor], max_norm: float) -> list[Tensor]:
-    """clip(g), differentiable."""
+def clip(gradients: list[Tensor], max_norm: float, rest: float = 0.0) -> list[Tensor]:
+    """clip(g), differentiable; ``rest`` is the square of the norm of what else is clipped with it, a constant."""
     if not max_norm > 0:
         return gradients
-    norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
+    norm = (torch.stack([g.square().sum() for g in gradients]).sum() + rest).sqrt()
     f = factor(norm, max_norm)
     return [g * f for g in gradients]
 

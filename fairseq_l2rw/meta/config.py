@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fairseq_l2rw.errors import L2RWError
+from fairseq_l2rw.meta.selection import expression
 
 OBJECTIVES = ("contrastive", "loss")
 NORMALIZATIONS = ("tokens", "batch")
@@ -21,6 +22,8 @@ class MetaConfig:
         momentum: decay of the averages of dev gradients over teacher updates; 0 is off.
         normalization: ``tokens`` (denominator sum n_i) or ``batch`` (sum w_i n_i).
         gradient: how the influence is computed.
+        params: regular expression on names of the student's parameters; the hypergradient goes through those in whose
+            name it is found (the empty one: all).
         interval: student updates between teacher updates.
         window: student steps that are differentiated through, K.
         start: student updates before the first teacher update; weights are 1 until then.
@@ -42,6 +45,7 @@ class MetaConfig:
     momentum: float = 0.8
     normalization: str = "tokens"
     gradient: str = "forward"
+    params: str = ""
     interval: int = 1
     window: int = 1
     start: int = 1000
@@ -60,6 +64,7 @@ class MetaConfig:
         _choice("--meta-objective", self.objective, OBJECTIVES)
         _choice("--weight-normalization", self.normalization, NORMALIZATIONS)
         _choice("--meta-gradient", self.gradient, GRADIENTS)
+        expression(self.params)
         _at_least("--meta-interval", self.interval, 1)
         _at_least("--meta-window", self.window, 1)
         _at_least("--meta-start", self.start, 0)

@@ -8,6 +8,8 @@ The pass repeats the student's step: the same parameters theta, the same mode, t
     (l_i(theta + e v) - l_i(theta - e v)) / 2 e, two forward passes, for layers that have no
     forward-mode rule; its error is O(e^2) + rounding / e.
 
+The direction may name fewer parameters than there are: it is zero for those that follow (``--meta-params``).
+
 The curvature term of windows of more than one step, H v = grad_theta sum_i w_i grad l_i . v / W, is a second-order
 derivative: exactly by a graph of the gradient, or by a central difference of two gradients.
 """
@@ -36,7 +38,7 @@ def forward_mode(
 
     Args:
         theta: the parameters of the step, detached.
-        vector: v.
+        vector: v, of the first parameters; forward mode costs nothing for the others.
         record: the micro-batch of the step.
 
     Returns:
@@ -48,7 +50,7 @@ def forward_mode(
     # the tangent is scaled to the parameters' range and back: v carries the learning rate
     scale = _scale(theta, vector)
     with torch.no_grad(), record.random_state.replayed(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
-        duals = [forward_ad.make_dual(t, v * scale) for t, v in zip(theta, vector)]
+        duals = [forward_ad.make_dual(t, v * scale) for t, v in zip(theta, vector)] + theta[len(vector) :]
         try:
             with swapped(student.module, parameters, duals):
                 losses, _ = student.losses(record.batch)
@@ -72,7 +74,7 @@ def finite_difference(
     epsilon = _relative_step(theta) * _scale(theta, vector)
     sides = []
     for sign in (epsilon, -epsilon):
-        values = [torch.add(t, v, alpha=sign) for t, v in zip(theta, vector)]
+        values = [torch.add(t, v, alpha=sign) for t, v in zip(theta, vector)] + theta[len(vector) :]
         with torch.no_grad(), record.random_state.replayed(), swapped(student.module, parameters, values):
             sides.append(student.losses(record.batch)[0])
     plus, minus = sides
@@ -87,13 +89,14 @@ def curvature(
     record: BatchRecord,
     denominator: Tensor,
 ) -> list[Tensor]:
-    """H v of one micro-batch, exact, detached; arguments as :func:`forward_mode`, and W."""
-    theta = [t.detach().requires_grad_() for t in theta]
+    """H v of one micro-batch, exact, detached, of the parameters of v; arguments as :func:`forward_mode`, and W."""
+    moved = [t.detach().requires_grad_() for t in theta[: len(vector)]]
+    theta = moved + theta[len(vector) :]
     # the fused attention kernels have no second derivative
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        gradients = _step_gradient(student, parameters, theta, record, denominator, create_graph=True)
+        gradients = _step_gradient(student, parameters, theta, moved, record, denominator, create_graph=True)
         along = sum((g * v).sum() for g, v in zip(gradients, vector) if g is not None)
-        return _filled(torch.autograd.grad(along, theta, allow_unused=True), theta)
+        return _filled(torch.autograd.grad(along, moved, allow_unused=True), moved)
 
 
 def curvature_by_difference(student, parameters, theta, vector, record, denominator) -> list[Tensor]:
@@ -101,17 +104,18 @@ def curvature_by_difference(student, parameters, theta, vector, record, denomina
     epsilon = _relative_step(theta) * _scale(theta, vector)
     sides = []
     for sign in (epsilon, -epsilon):
-        values = [torch.add(t, v, alpha=sign).requires_grad_() for t, v in zip(theta, vector)]
+        moved = [torch.add(t, v, alpha=sign).requires_grad_() for t, v in zip(theta, vector)]
+        values = moved + theta[len(vector) :]
         with torch.enable_grad():
-            sides.append(_filled(_step_gradient(student, parameters, values, record, denominator), values))
+            sides.append(_filled(_step_gradient(student, parameters, values, moved, record, denominator), moved))
     return [(plus - minus) / (2 * epsilon) for plus, minus in zip(*sides)]
 
 
-def _step_gradient(student, parameters, theta, record, denominator, create_graph=False):
+def _step_gradient(student, parameters, theta, moved, record, denominator, create_graph=False):
     with record.random_state.replayed(), swapped(student.module, parameters, theta):
         losses, _ = student.losses(record.batch)
     loss = (record.weights * losses).sum() / denominator
-    return torch.autograd.grad(loss, theta, create_graph=create_graph, allow_unused=True)
+    return torch.autograd.grad(loss, moved, create_graph=create_graph, allow_unused=True)
 
 
 def _filled(gradients, like):
@@ -124,7 +128,7 @@ def _relative_step(theta):
 
 def _scale(theta, vector):
     size = norm(vector)
-    return norm(theta) / size if size > 0 else 1.0
+    return norm(theta[: len(vector)]) / size if size > 0 else 1.0
 
 
 MODES = {"forward": forward_mode, "finite-difference": finite_difference}

@@ -41,10 +41,12 @@ class BatchRecord:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step of the student's optimizer from theta to theta'; lists have one entry a parameter.
+    """One step of the student's optimizer from theta to theta'.
+
+    Lists have one entry a parameter that the hypergradient goes through; that of theta goes on with the others.
 
     Attributes:
-        parameters: theta, detached copies.
+        parameters: theta, detached copies, of all parameters.
         hyper: what the optimizer's rule noted before the step.
         earlier: state tensors before the step; empty but for ``unrolled``.
         raw_norm: norm of the gradient before clipping, or None if unknown.

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.meta import hypergradient, influence, reweighters, unrolled
+from fairseq_l2rw.meta import hypergradient, influence, reweighters, selection, unrolled
 from fairseq_l2rw.meta.config import MetaConfig
 from fairseq_l2rw.meta.features import FeatureLayout, RunningScalars, feature_rows
 from fairseq_l2rw.meta.functional import RandomState, own_random_stream, trainable
@@ -93,7 +93,9 @@ class MetaTrainer:
         add_up: Callable[[list[Tensor]], list[Tensor]] = lambda tensors: tensors,
     ):
         self.student, self.config, self.gather, self.add_up = student, config, gather, add_up
-        self.parameters = list(trainable(student.module).values())
+        named, count = selection.in_front(trainable(student.module), config.params)
+        self.parameters = list(named.values())
+        self.through = self.parameters[:count]  # those that the hypergradient goes through
         device = self.parameters[0].device
         with own_random_stream(config.seed):
             self.teacher = reweighters.build(teacher, layout, config.heads, inputs, hidden, config.prior).to(device)
@@ -127,7 +129,9 @@ class MetaTrainer:
         self.rule = rule_for(optimizer)
         self.optimizer = optimizer
         unrolled_too = self.config.gradient == "unrolled"
-        self.window = Window(self.config.window, self.rule, optimizer, self.parameters, unrolled_too)
+        self.window = Window(
+            self.config.window, self.rule, optimizer, self.parameters, unrolled_too, len(self.through)
+        )
         self.window.load_state_dict(self._saved_window)
 
     @property
@@ -256,7 +260,7 @@ class MetaTrainer:
         self.mean_tokens = tokens if self.mean_tokens is None else 0.99 * self.mean_tokens + 0.01 * tokens
 
     def _teacher_update(self, dev_batch: Any) -> TeacherReport | None:
-        dev = self.objective.dev_gradient(self.student, self.parameters, dev_batch)
+        dev = self.objective.dev_gradient(self.student, self.through, dev_batch)
         if dev is None:
             return self._skip()
         self.running.update_dev_loss(dev.value)
@@ -329,7 +333,7 @@ class MetaTrainer:
 
     def _curvature(self, step: StepRecord, vector: list[Tensor]) -> list[Tensor]:
         denominator = self._rows_of(step).denominator
-        total = [torch.zeros_like(p) for p in self.parameters]
+        total = [torch.zeros_like(p) for p in self.through]
         for record in step.records:
             part = influence.CURVATURES[self.gradient_mode](
                 self.student, self.parameters, step.parameters, vector, record, denominator
@@ -439,7 +443,7 @@ class MetaTrainer:
                 "the teacher in the checkpoint does not fit these options (--teacher-inputs, --teacher-hidden-dim, "
                 "--teacher-layers, --meta-objective, --meta-contrast); give those it was trained with"
             ) from error
-        self.objective.load_state_dict(state["objective"], self.parameters)
+        self.objective.load_state_dict(state["objective"], self.through)
         self.running.load_state_dict(state["running"])
         self.influence_square, self.mean_tokens = list(state["influence_square"]), state["mean_tokens"]
         if state["gradient_mode"] == "finite-difference" and self.gradient_mode == "forward":

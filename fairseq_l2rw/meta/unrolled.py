@@ -29,7 +29,8 @@ def weight_gradients(
     normalization: str,
 ) -> list[Tensor]:
     """dJ / dw_i of every row of each step of the window, in the order of its records: one ``[N]`` a step, detached."""
-    theta = [t.detach().clone().requires_grad_() for t in window[0].parameters]
+    through = len(adjoint)
+    theta = [t.detach().clone().requires_grad_() for t in window[0].parameters[:through]]
     states, weights = window[0].earlier, []
     # the fused attention kernels have no second derivative
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -38,7 +39,8 @@ def weight_gradients(
             weights.append(w)
             weighted = 0.0
             for w_batch, record in zip(w, step.records):
-                with record.random_state.replayed(), swapped(student.module, parameters, theta):
+                values = theta + step.parameters[through:]
+                with record.random_state.replayed(), swapped(student.module, parameters, values):
                     losses, _ = student.losses(record.batch)
                 weighted = weighted + (w_batch * losses).sum()
             loss = weighted / denominator(torch.cat(w), torch.cat([r.sizes for r in step.records]), normalization)
@@ -52,7 +54,10 @@ def weight_gradients(
 def _step(rule, step, loss, theta, states):
     stepped = [i for i, g in enumerate(step.gradients) if g is not None]
     gradients = torch.autograd.grad(loss, [theta[i] for i in stepped], create_graph=True)
-    gradients = clipping.clip(list(gradients), step.max_norm)
+    rest = 0.0
+    if step.raw_norm is not None:  # what else was clipped with them (--meta-params)
+        rest = max(step.raw_norm**2 - sum(float(g.detach().square().sum()) for g in gradients), 0.0)
+    gradients = clipping.clip(list(gradients), step.max_norm, rest)
     theta, states = list(theta), list(states)
     for i, g in zip(stepped, gradients):
         theta[i], states[i] = rule.step(step.hyper[i], theta[i], states[i], g)

@@ -24,10 +24,20 @@ class Window:
         optimizer: the student's.
         parameters: theta, in the order of every list.
         keep_earlier: note the state before each step too (``unrolled`` needs it).
+        through: how many of the parameters, the first ones, the hypergradient goes through; None: all.
     """
 
-    def __init__(self, length: int, rule, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], keep_earlier: bool):
+    def __init__(
+        self,
+        length: int,
+        rule,
+        optimizer: torch.optim.Optimizer,
+        parameters: list[nn.Parameter],
+        keep_earlier: bool,
+        through: int | None = None,
+    ):
         self.length, self.rule, self.optimizer, self.parameters = length, rule, optimizer, parameters
+        self.through = parameters[:through]
         self.keep_earlier = keep_earlier
         self.steps: list[StepRecord] = []
         self._before: dict | None = None
@@ -35,16 +45,16 @@ class Window:
     def before_step(self, raw_norm: float | None, max_norm: float) -> None:
         """Notes what the optimizer's step will overwrite."""
         groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
-        states = [self.optimizer.state[p] if p in self.optimizer.state else {} for p in self.parameters]
+        states = [self.optimizer.state[p] if p in self.optimizer.state else {} for p in self.through]
         self._before = {
             "parameters": [p.detach().clone() for p in self.parameters],
             "hyper": [
                 self.rule.hyper(groups[id(p)], state) if p.grad is not None else {}
-                for p, state in zip(self.parameters, states)
+                for p, state in zip(self.through, states)
             ],
             "earlier": [
                 {n: t.clone() for n, t in self.rule.state(state, p.detach()).items()} if self.keep_earlier else {}
-                for p, state in zip(self.parameters, states)
+                for p, state in zip(self.through, states)
             ],
             "raw_norm": raw_norm,
             "max_norm": max_norm,
@@ -56,10 +66,10 @@ class Window:
             return
         # the newest step of a longer window outlives the optimizer's next step, which works in place
         keep = (lambda t: t.detach().clone()) if self.length > 1 else (lambda t: t.detach())
-        gradients = [None if p.grad is None else keep(p.grad) for p in self.parameters]
+        gradients = [None if p.grad is None else keep(p.grad) for p in self.through]
         states = [
             {} if p.grad is None else {n: keep(t) for n, t in self.rule.state(self.optimizer.state[p], p).items()}
-            for p in self.parameters
+            for p in self.through
         ]
         self.steps.append(StepRecord(**self._before, gradients=gradients, states=states, records=records))
         del self.steps[: -self.length]

@@ -78,6 +78,11 @@ class L2RWTranslationConfig(TranslationConfig):
     meta_gradient: str = field(
         default="forward", metadata={"help": f"how the influence is computed: {', '.join(GRADIENTS)}"}
     )
+    meta_params: str = field(
+        default="",
+        metadata={"help": "student parameters that the hypergradient goes through: a regular expression, searched for in their "
+                          "names (default: all)"},
+    )  # fmt: skip
     # what other groups of options say
     seed: int = II("common.seed")
     max_update: int = II("optimization.max_update")
@@ -113,6 +118,7 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
         momentum=cfg.meta_momentum,
         normalization=cfg.weight_normalization,
         gradient=cfg.meta_gradient,
+        params=cfg.meta_params,
         interval=cfg.meta_interval,
         window=cfg.meta_window,
         start=cfg.meta_start,

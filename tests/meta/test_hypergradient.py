@@ -91,6 +91,21 @@ def test_finite_differences_come_close(window):
     assert relative(ours("adam", window, gradient="finite-difference")[0], exact) < 1e-5
 
 
+@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("gradient", ["forward", "unrolled", "finite-difference"])
+@pytest.mark.parametrize("max_norm", [0.0, 0.05])
+@pytest.mark.parametrize("name", ["sgd-momentum-decay", "adam"])
+def test_through_some_parameters_only(name, max_norm, gradient, window):
+    got, (student, optimizer), steps, trainer = ours(
+        name, window, max_norm=max_norm, gradient=gradient, params=r"^inner\.|bias"
+    )
+    assert len(trainer.through) == 3
+    arguments = student, maker(name), optimizer.state_dict(), steps, "tokens", max_norm, DEV, LOSS
+    want = through_torch_steps(*arguments, through=lambda name: "inner" in name or "bias" in name)
+    assert relative(got, want) < (1e-5 if gradient == "finite-difference" else 1e-6)
+    assert relative(got, through_torch_steps(*arguments)) > 0.1  # negative control
+
+
 def test_contrastive_objective():
     got, (student, optimizer), steps, _ = ours(
         "adam", 2, max_norm=0.05, objective="contrastive", contrast={"rotated": 0.7}

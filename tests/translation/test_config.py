@@ -41,7 +41,7 @@ def test_the_prior_depends_on_the_number_of_heads(options, prior):
     [
         ("meta_objective", "loss", "objective"), ("meta_momentum", 0.5, "momentum"),
         ("weight_normalization", "batch", "normalization"), ("meta_interval", 3, "interval"), ("meta_start", 0, "start"),
-        ("meta_window", 2, "window"),
+        ("meta_window", 2, "window"), ("meta_params", "decoder", "params"),
         ("meta_gradient", "unrolled", "gradient"), ("teacher_replay", 0, "replay"), ("teacher_replay_rows", 7, "replay_rows"),
         ("teacher_prior_strength", 0.0, "prior_strength"), ("teacher_lr", 0.5, "lr"), ("seed", 9, "seed"),
     ],
@@ -51,6 +51,7 @@ def test_each_option_arrives(option, value, setting):
 
 
 BAD = [
+    ("meta_params", "decoder.(", "not a regular expression"),
     ("teacher", "deeper", "choose one of"),
     ("teacher_inputs", "states", "give internal, surface or both"),
     ("teacher_layers", "last", "give layer numbers from 0"),
@@ -98,7 +99,7 @@ def parser():
 def test_every_option_of_ours_is_on_the_command_line_with_help():
     actions = {s: a for a in parser()._actions for s in a.option_strings}
     ours = [n for n in L2RWTranslationConfig.__dataclass_fields__ if n.startswith(("teacher", "meta_", "weight_"))]
-    assert len(ours) == 19
+    assert len(ours) == 20
     for name in ours:
         assert len(actions["--" + name.replace("_", "-")].help) > 15, name
 
