@@ -22,7 +22,7 @@ from fairseq_l2rw.errors import EXIT_STATUS, L2RWError, print_error
 from fairseq_l2rw.version import __version__
 
 PROGRAM = "fairseq-l2rw"
-COMMANDS = ("toy", "corrupt", "prepare", "weights", "evaluate", "doctor")
+COMMANDS = ("toy", "corrupt", "prepare", "weights", "evaluate", "report", "doctor")
 
 
 class _Parser(argparse.ArgumentParser):
