@@ -17,7 +17,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["fairseq_l2rw", "fairseq_l2rw.*"]),
-    package_data={"fairseq_l2rw": ["config/*.yaml", "config/**/*.yaml"]},
+    package_data={"fairseq_l2rw": ["config/*.yaml", "config/**/*.yaml", "report/*.html"]},
     install_requires=[
         # Not `fairseq`: 0.12.2 neither imports on Python 3.11 nor restores the teacher, and what came after it reads
         # checkpoints with weights_only=False.
@@ -29,6 +29,8 @@ setup(
         "babel",
         "num2words",
         "scikit-learn",
+        "matplotlib",
+        "jinja2",
     ],
     extras_require={
         "tensorboard": ["tensorboardX"],

@@ -21,7 +21,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 TESTED_PYTHONS = ((3, 11), (3, 12))
 OLDEST_TORCH = (2, 6)
 EXTENSIONS = ("data_utils_fast", "token_block_utils_fast")  # the compiled parts of fairseq that translation needs
-NEEDED = ("numpy", "sacrebleu", "sentencepiece", "babel", "num2words", "scikit-learn")
+NEEDED = ("numpy", "sacrebleu", "sentencepiece", "babel", "num2words", "scikit-learn", "matplotlib", "jinja2")
 INSTALL_FAIRSEQ = (
     "pip uninstall -y fairseq fairseq-fixed, then bash scripts/setup.sh (Python 3.12: or pip install fairseq-fixed)"
 )

@@ -6,7 +6,9 @@ import os
 from fairseq_l2rw.cli.types import natural_number
 
 NAME = "report"
-HELP = "write an HTML page about a run (also while it goes on), or about several: scores, weights, curves, pairs, options"
+HELP = (
+    "write an HTML page about a run (also while it goes on), or about several: scores, weights, curves, pairs, options"
+)
 EXAMPLE = "fairseq-l2rw report runs/deep runs/uniform --out report.html"
 
 

@@ -226,7 +226,12 @@ def _shade(axes, edges: np.ndarray, density: np.ndarray, number: int) -> None:
         cells = np.argwhere((density / top > (level - 0.1) ** 2) & (density / top <= level**2 + 1e-12))
         if len(cells):
             boxes = [
-                [(edges[x], heights[y]), (edges[x + 1], heights[y]), (edges[x + 1], heights[y + 1]), (edges[x], heights[y + 1])]
+                [
+                    (edges[x], heights[y]),
+                    (edges[x + 1], heights[y]),
+                    (edges[x + 1], heights[y + 1]),
+                    (edges[x], heights[y + 1]),
+                ]
                 for x, y in cells
             ]
             path = matplotlib.path.Path.make_compound_path(*(matplotlib.path.Path(box, closed=False) for box in boxes))

@@ -129,7 +129,9 @@ def _over_seeds(runs: Sequence[Run], split: str, metrics: Sequence[str]) -> List
             values = [score for run in group if (score := _score(run, split, metric)) is not None]
             spread = statistics.stdev(values) if len(values) > 1 else None
             cells.append({"mean": statistics.fmean(values) if values else None, "spread": spread})
-        rows.append({"runs": [run.name for run in group], "teacher": group[0].option("task.teacher") or "", "cells": cells})
+        rows.append(
+            {"runs": [run.name for run in group], "teacher": group[0].option("task.teacher") or "", "cells": cells}
+        )
     return rows
 
 
@@ -141,9 +143,20 @@ def _score(run: Run, split: str, metric: str) -> Optional[float]:
 def _weights(run: Run) -> Dict[str, object]:
     """Whether the weights separate: a table by label, and charts."""
     table, history = run.table, run.history
-    shown = {"run": run.name, "rows": [], "kinds": [], "heads": [], "charts": [], "history": [], "auc": None, "dropped": {}}
+    shown = {
+        "run": run.name,
+        "rows": [],
+        "kinds": [],
+        "heads": [],
+        "charts": [],
+        "history": [],
+        "auc": None,
+        "dropped": {},
+    }
     if history:
-        shown["history"] = list(zip(history.kinds, charts.history_charts(history, "histogram of the weights over time")))
+        shown["history"] = list(
+            zip(history.kinds, charts.history_charts(history, "histogram of the weights over time"))
+        )
     if not table:
         return shown
     shown.update(kinds=table.kinds, heads=list(table.heads), dropped=table.dropped, auc=table.auc())
@@ -234,7 +247,12 @@ def _options(runs: Sequence[Run]) -> List[Dict[str, object]]:
     groups = [(title, [n for n in names if n.startswith(starts)], True) for title, starts in OPTION_GROUPS]
     groups.append((f"All {len(names)} options", names, False))
     return [
-        {"title": title, "open": is_open, "rows": [_option_row(name, known) for name in some], "runs": [r.name for r in known]}
+        {
+            "title": title,
+            "open": is_open,
+            "rows": [_option_row(name, known) for name in some],
+            "runs": [r.name for r in known],
+        }
         for title, some, is_open in groups
     ]
 

@@ -153,7 +153,9 @@ def read_pairs(table: PairTable, rows: Iterable[int]) -> Dict[int, Pair]:
     kept = (cells for cells in reader if not reader.text(cells, "reason"))
     for row, cells in enumerate(kept):
         if row in wanted:
-            head = min(((name, float(column[row])) for name, column in table.heads.items()), key=lambda h: h[1], default=None)
+            head = min(
+                ((name, float(column[row])) for name, column in table.heads.items()), key=lambda h: h[1], default=None
+            )
             found[row] = Pair(
                 id=reader.text(cells, "id"),
                 weight=float(table.weights[row]),

@@ -86,7 +86,11 @@ def _read_run(folder: str, name: str, labels_path: Optional[str]) -> Run:
             run.history = summarize(read_influence_log(_note(run, history)), labels)
     if not run.files:
         inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and _find_log(entry.path))
-        remedy = f"give {' '.join(os.path.join(folder, name) for name in inner)}" if inner else "give a training's --save-dir"
+        remedy = (
+            f"give {' '.join(os.path.join(folder, name) for name in inner)}"
+            if inner
+            else "give a training's --save-dir"
+        )
         raise L2RWError(f"RUN_DIR {folder}: no {LOG}, no {WEIGHTS} and no scores (eval/*.json) in it; {remedy}")
     return run
 

@@ -39,6 +39,7 @@ def test_the_console_command_and_the_example_are_installed(site, tmp_path):
     result = run(site / "bin" / "fairseq-l2rw", "--version", cwd=tmp_path, PYTHONPATH=str(site))
     assert result.stdout.startswith("fairseq-l2rw ")
     assert (site / "fairseq_l2rw" / "config" / "toy_de_en.yaml").is_file()
+    assert (site / "fairseq_l2rw" / "report" / "page.html").is_file()
 
 
 def test_from_the_root_of_the_repository(data, runs):
