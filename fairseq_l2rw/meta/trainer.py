@@ -46,6 +46,10 @@ class TeacherReport:
         gradient_norm: of the teacher's parameters, mean over the steps taken.
         influence: c_i of all rows of the update ``[N]``, nats.
         weight_gradient: dJ / dw_i ``[N]``.
+        weights: w_i that the student's step used ``[N]``.
+        shares: w_i c_i / W ``[N]``, nats per token: to first order, what the example's part in the student's step did
+            to J; they sum to the predicted change of J.
+        ids: what ``identify`` calls the examples ``[N]``; None without it.
     """
 
     head: str
@@ -53,6 +57,9 @@ class TeacherReport:
     gradient_norm: float
     influence: Tensor
     weight_gradient: Tensor
+    weights: Tensor
+    shares: Tensor
+    ids: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class MetaTrainer:
         gather: rows of this worker ``[N, ...]`` -> rows of all workers, in the order of the
             workers; the identity where there is one.
         add_up: tensors of this worker -> their sums over all workers, likewise.
+        identify: batch -> a whole number for each of its examples ``[N]``, for the reports.
     """
 
     def __init__(
@@ -91,8 +99,10 @@ class MetaTrainer:
         hidden: int = 128,
         gather: Callable[[Tensor], Tensor] = lambda rows: rows,
         add_up: Callable[[list[Tensor]], list[Tensor]] = lambda tensors: tensors,
+        identify: Callable[[Any], Tensor] | None = None,
     ):
         self.student, self.config, self.gather, self.add_up = student, config, gather, add_up
+        self.identify = identify
         named, count = selection.in_front(trainable(student.module), config.params)
         self.parameters = list(named.values())
         self.through = self.parameters[:count]  # those that the hypergradient goes through
@@ -291,9 +301,19 @@ class MetaTrainer:
             gradient_norm = self._step_teacher([(inputs, gradient.float(), None)], dev.head, reduction="sum")
         else:
             gradient_norm = self._learn(dev, torch.cat([step.rows for step in steps]), shares.float())
+        parts = [step.weights * c / step.denominator for c, step in zip(influences, steps)]
         return TeacherReport(
-            self.config.heads[dev.head], dev.value, gradient_norm, torch.cat(influences), gradient
-        )
+            self.config.heads[dev.head], dev.value, gradient_norm, torch.cat(influences), gradient,
+            weights=torch.cat([step.weights for step in steps]), shares=torch.cat(parts), ids=self._ids(),
+        )  # fmt: skip
+
+    def _ids(self) -> Tensor | None:
+        """Names of all workers' examples in the window, in the order of its rows."""
+        if self.identify is None:
+            return None
+        none = torch.zeros(0, dtype=torch.int64, device=self.parameters[0].device)
+        own = (torch.cat([none, *(self.identify(r.batch).to(none) for r in step.records)]) for step in self.window.steps)
+        return torch.cat([self.gather(ids) for ids in own])
 
     def _skip(self) -> None:
         self.skipped += 1

@@ -6,6 +6,7 @@ from typing import Optional
 from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II
 
+from fairseq_l2rw.corpus.influence_log import check_log_name
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import reweighters
 from fairseq_l2rw.meta.config import GRADIENTS, NORMALIZATIONS, OBJECTIVES, MetaConfig, parse_contrast
@@ -83,6 +84,11 @@ class L2RWTranslationConfig(TranslationConfig):
         metadata={"help": "student parameters that the hypergradient goes through: a regular expression, searched for in their "
                           "names (default: all)"},
     )  # fmt: skip
+    influence_log: Optional[str] = field(
+        default=None,
+        metadata={"help": "file to write, name ending in .gz: a row for every teacher update and pair "
+                          "(update, id, head, weight, influence, share)"},
+    )  # fmt: skip
     # what other groups of options say
     seed: int = II("common.seed")
     max_update: int = II("optimization.max_update")
@@ -105,6 +111,8 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
     reweighters.check_name(cfg.teacher)
     reweighters.parse_inputs(cfg.teacher_inputs)
     parse_layers(cfg.teacher_layers)
+    if cfg.influence_log is not None:
+        check_log_name(cfg.influence_log)
     for option in ("teacher_hidden_dim", "meta_max_tokens"):
         value = getattr(cfg, option)
         if value is not None and value < 1:

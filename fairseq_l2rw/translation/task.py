@@ -12,14 +12,19 @@ import logging
 import math
 import os
 
+import numpy as np
+import torch
 from fairseq import utils
 from fairseq.data import indexed_dataset
+from fairseq.distributed.utils import get_global_rank
 from fairseq.logging import metrics
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY, FairseqEncoderModel, FairseqLanguageModel
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationTask
 from omegaconf import OmegaConf
 
+from fairseq_l2rw.corpus.influence_log import InfluenceLog
+from fairseq_l2rw.corpus.lines import line_map
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import FeatureLayout, MetaTrainer
 from fairseq_l2rw.meta.reweighters import parse_inputs
@@ -49,6 +54,8 @@ class L2RWTranslationTask(TranslationTask):
         self.capture: Capture | None = None
         self.dev_batches: DevBatches | None = None
         self._criterion = None
+        self.influence_log: InfluenceLog | None = None
+        self._raw_ids: np.ndarray | None = None
         self._saved: dict | None = None
         self._restored = False
         self._accumulating = False
@@ -107,11 +114,14 @@ class L2RWTranslationTask(TranslationTask):
         capture = Capture(model, parse_layers(self.cfg.teacher_layers), self.tgt_dict.pad())
         self.dev_batches = self._build_dev_batches(model)
         self.meta = self.make_meta(model, capture)
-        if self._saved is not None:
-            self.meta.load_state_dict(self._teacher_state(self._saved))
-            self.dev_batches.load_state_dict(self._saved["dev_batches"])
+        saved = self._saved
+        if saved is not None:
+            self.meta.load_state_dict(self._teacher_state(saved))
+            self.dev_batches.load_state_dict(saved["dev_batches"])
             self._saved, self._restored = None, True
             logger.info("teacher and dev batches are restored")
+        if self.cfg.influence_log is not None and get_global_rank() == 0:
+            self.influence_log = InfluenceLog(self.cfg.influence_log, (saved or {}).get("influence_log"))
         if 0 < self.cfg.max_update <= self.cfg.meta_start:
             logger.warning(
                 "--meta-start %d is not before --max-update %d: the teacher never learns, all weights stay 1",
@@ -138,6 +148,7 @@ class L2RWTranslationTask(TranslationTask):
             hidden=self.cfg.teacher_hidden_dim,
             gather=gather_rows,
             add_up=add_up,
+            identify=None if self.cfg.influence_log is None else self._raw_lines,
         )
 
     @property
@@ -178,6 +189,23 @@ class L2RWTranslationTask(TranslationTask):
             if os.path.isfile(path) and os.path.getsize(path) == 0:
                 raise L2RWError(f"{path}: the split '{split}' is empty; binarise it anew from text with sentence pairs")
         super().load_dataset(split, epoch, combine, **kwargs)
+        if split == self.cfg.train_subset and self.cfg.influence_log is not None:
+            self._raw_ids = self._map_to_raw_lines(split, epoch)
+
+    def _map_to_raw_lines(self, split, epoch) -> np.ndarray | None:
+        """Raw line of each pair of the training set; None where a pair's own number has to do."""
+        numbers, pairs = line_map(self._data_folder(split, epoch), split), len(self.datasets[split])
+        if numbers is not None and len(numbers) != pairs:
+            logger.warning("--influence-log: %d pairs, but raw lines of %d; ids are numbers of pairs", pairs, len(numbers))
+            return None
+        return numbers
+
+    def _raw_lines(self, sample) -> torch.Tensor:
+        """Raw line of each pair of a batch ``[B]``."""
+        if "raw_line" in sample:
+            return sample["raw_line"]
+        ids = sample["id"].cpu().numpy()
+        return torch.from_numpy(ids if self._raw_ids is None else self._raw_ids[ids])
 
     def _build_dev_batches(self, model) -> DevBatches:
         split = self.meta_subset
@@ -218,6 +246,8 @@ class L2RWTranslationTask(TranslationTask):
                 # an update that never came to its step (overflow, out of memory) left records: dropped here
                 self.meta.begin_update(update_num)
                 self._accumulating = True
+            if self.cfg.influence_log is not None:
+                sample["raw_line"] = self._raw_lines(sample)  # a window may outlive the folder that an epoch reads
         result = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
         if self.meta is not None and ignore_grad:
             self.meta.ignore()
@@ -243,6 +273,9 @@ class L2RWTranslationTask(TranslationTask):
         if report is not None:
             metrics.log_scalar("meta_loss", report.meta_loss / math.log(2), priority=300, round=3)
             metrics.log_scalar("teacher_gnorm", report.gradient_norm, priority=301, round=4)
+            if self.influence_log is not None:
+                columns = (report.ids, report.weights, report.influence, report.shares)
+                self.influence_log.write(self.meta.updates + 1, report.head, *(column.tolist() for column in columns))
 
     def _next_dev_batch(self):
         batch = self.dev_batches()
@@ -257,6 +290,8 @@ class L2RWTranslationTask(TranslationTask):
             # not yet built (a save before the first update): what was read is handed on
             return {} if self._saved is None else {type(self).__name__: self._saved}
         state = {"teacher": self.cfg.teacher, "meta": self.meta.state_dict(), "dev_batches": self.dev_batches.state_dict()}
+        if self.influence_log is not None:
+            state["influence_log"] = self.influence_log.state_dict()
         return {type(self).__name__: state}
 
     def set_checkpoint_dict(self, state):

@@ -13,7 +13,7 @@ from fairseq_l2rw.meta.features import SURFACE
 from fairseq_l2rw.meta.functional import RandomState
 from tests.meta.harness import EXACT, fresh, make_trainer, run_update
 from tests.meta.learnable import auc, learnable_batch
-from tests.oracles import ToyStudent, toy_batch
+from tests.oracles import ToyStudent, dev_objective, toy_batch
 
 BATCHES = [toy_batch(5, 1), toy_batch(4, 2)]
 
@@ -206,6 +206,35 @@ def test_a_step_that_cannot_be_repeated_is_announced_once(repeats, caplog):
     for t in range(3):
         run_update(trainer, BATCHES, t, 0.5, updates=t)
     assert caplog.text.count("the influence pass does not repeat the student's step") == (not repeats)
+
+
+# ---- the report -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalization", ["tokens", "batch"])
+def test_shares_sum_to_the_change_of_the_dev_loss(normalization):
+    """sum_i w_i c_i / W is J after the student's step minus J before it, to first order in the learning rate."""
+    student = ToyStudent()
+    trainer = make_trainer(student, torch.optim.SGD(student.module.parameters(), lr=1e-4), normalization=normalization)
+    dev = {None: 1.0}
+    before = dev_objective(student, toy_batch(9, 7), dev).item()
+    report = run_update(trainer, BATCHES, 3, 0.0)[0]
+    change = dev_objective(student, toy_batch(9, 7), dev).item() - before
+    assert abs(float(report.shares.sum()) - change) <= 1e-3 * abs(change)
+    unweighted = report.shares / report.weights
+    assert abs(float(unweighted.sum()) - change) > 1e-2 * abs(change), "the weights made no difference"
+
+
+def test_ids_of_the_rows_of_a_report():
+    """In the order of the rows, micro-batch by micro-batch, step by step of the window; None unless asked for."""
+    trainer = trainer_of(window=2, interval=2)
+    assert run_update(trainer_of(), BATCHES, 0, 0.5)[0].ids is None
+    trainer.identify = lambda batch: batch[0][:, 0] * 100 + batch[0][:, 1]
+    run_update(trainer, BATCHES, 0, 0.5, updates=1)
+    report = run_update(trainer, BATCHES[::-1], 1, 0.5, updates=2)[0]
+    want = [trainer.identify(batch) for batch in [*BATCHES, *BATCHES[::-1]]]
+    assert report.ids.tolist() == torch.cat(want).tolist()
+    assert len(report.ids) == len(report.weights) == len(report.shares) == len(report.influence)
 
 
 # ---- the teacher's step -----------------------------------------------------
