@@ -21,10 +21,22 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
 from fairseq.logging import metrics
 from torch import Tensor
 
+from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta.functional import RandomState
 from fairseq_l2rw.meta.weighting import effective_sample_size
 
 NAME = "l2rw_cross_entropy"
+#: criterions that the task replaces by this one with the same settings
+REPLACED = ("cross_entropy", "label_smoothed_cross_entropy")
+
+
+def check_name(name: str) -> None:
+    """Raises L2RWError unless the task takes this criterion."""
+    if name not in (NAME, *REPLACED):
+        raise L2RWError(
+            f"--criterion {name}: l2rw_translation weights the loss of {NAME}; leave --criterion out, or give "
+            f"{NAME} or one of {', '.join(REPLACED)}, which it replaces"
+        )
 
 
 @dataclass

@@ -31,18 +31,16 @@ from fairseq_l2rw.meta.reweighters import parse_inputs
 from fairseq_l2rw.translation.capture import Capture, parse_layers
 from fairseq_l2rw.translation.config import L2RWTranslationConfig, meta_config
 from fairseq_l2rw.translation.corruptions import Vocabulary
+from fairseq_l2rw.translation.command_line import TASK, tell_errors_in_one_line
 from fairseq_l2rw.translation.criterion import NAME as CRITERION
+from fairseq_l2rw.translation.criterion import REPLACED, check_name
 from fairseq_l2rw.translation.dev_batches import DevBatches
 from fairseq_l2rw.translation.student import TranslationStudent
 from fairseq_l2rw.translation.workers import add_up, gather_rows, several_workers
 
 logger = logging.getLogger(__name__)
 
-#: criterions that are replaced by ours with the same settings
-REPLACED = ("cross_entropy", "label_smoothed_cross_entropy")
-
-
-@register_task("l2rw_translation", dataclass=L2RWTranslationConfig)
+@register_task(TASK, dataclass=L2RWTranslationConfig)
 class L2RWTranslationTask(TranslationTask):
     """Translation with learned weights of sentence pairs."""
 
@@ -60,6 +58,12 @@ class L2RWTranslationTask(TranslationTask):
         self._restored = False
         self._accumulating = False
         self._clipping = (None, 0.0)
+
+    @classmethod
+    def add_args(cls, parser):
+        """As ``translation``; from here on fairseq's parser tells a bad option in one line, without its usage."""
+        super().add_args(parser)
+        tell_errors_in_one_line(parser)
 
     @classmethod
     def setup_task(cls, cfg, **kwargs):
@@ -92,11 +96,8 @@ class L2RWTranslationTask(TranslationTask):
             logger.info("criterion %s is replaced by %s with the same settings", name, CRITERION)
             settings = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(vars(cfg))
             cfg = OmegaConf.create({**settings, "_name": CRITERION})
-        elif name != CRITERION:
-            raise L2RWError(
-                f"--criterion {name}: l2rw_translation weights the loss of {CRITERION}; leave --criterion out, or give "
-                f"{CRITERION} or one of {', '.join(REPLACED)}, which it replaces"
-            )
+        else:
+            check_name(name)
         self._criterion = super().build_criterion(cfg)
         return self._criterion
 

@@ -1,0 +1,60 @@
+"""What can be refused on fairseq's command line before fairseq's own parser prints its whole usage above the error.
+
+fairseq imports the user dir before it makes its parser, and finds ``--user-dir`` by a small parse of its own beforehand.
+This module does the same for the names that are looked up in a registry: under ``--task l2rw_translation`` a name that
+nobody has registered is told in one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from typing import Callable, NoReturn, Sequence
+
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
+from fairseq.registry import REGISTRIES
+
+from fairseq_l2rw.errors import EXIT_STATUS, L2RWError, print_error
+
+TASK = "l2rw_translation"
+
+
+def check_command_line(words: Sequence[str], check_criterion: Callable[[str], None]) -> None:
+    """Looks at the names in a command line of ``--task l2rw_translation``; any other command line is left alone.
+
+    Args:
+        words: the command line without the program's name.
+        check_criterion: raises for a criterion that the task does not take.
+
+    Raises:
+        L2RWError: a name that is not registered.
+    """
+    choices = {name: list(entry["registry"]) for name, entry in REGISTRIES.items()}
+    choices["arch"] = [*ARCH_MODEL_REGISTRY, *MODEL_REGISTRY]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--task")
+    for name in choices:
+        parser.add_argument("--" + name.replace("_", "-"), *(["-a"] if name == "arch" else []), dest=name)
+    try:
+        given = vars(parser.parse_known_args(words)[0])
+    except argparse.ArgumentError:
+        return  # an option without its value: fairseq's parser says so
+    if given["task"] != TASK:
+        return
+    if given["criterion"] is not None:
+        check_criterion(given["criterion"])
+    for name, known in choices.items():
+        value = given[name]
+        if value is not None and value not in known:
+            few = difflib.get_close_matches(value, known, n=5, cutoff=0.3) if len(known) > 20 else sorted(known)
+            raise L2RWError(f"--{name.replace('_', '-')} {value}: unknown; choose one of {', '.join(few) or 'those in --help'}")
+
+
+def tell_errors_in_one_line(parser: argparse.ArgumentParser) -> None:
+    """Makes `parser` tell a bad option in one line, as ``fairseq-l2rw`` does; the exit status is 2 as before."""
+
+    def error(message: str) -> NoReturn:
+        print_error(f"{message} (see {parser.prog} --help)")
+        raise SystemExit(EXIT_STATUS)
+
+    parser.error = error  # type: ignore[method-assign]

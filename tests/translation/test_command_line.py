@@ -1,0 +1,61 @@
+"""Names that nobody registered are refused before fairseq's parser prints its usage."""
+
+import argparse
+
+import pytest
+
+from fairseq_l2rw.errors import L2RWError
+from fairseq_l2rw.translation.command_line import check_command_line, tell_errors_in_one_line
+from fairseq_l2rw.translation.criterion import check_name
+
+OURS = ["data", "--task", "l2rw_translation"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--criterion", "l2rw"], "--criterion l2rw: .* one of cross_entropy, label_smoothed_cross_entropy, which it replaces"),
+        (["--criterion=l2rw"], "--criterion l2rw: "),
+        (["--criterion", "cross_entropy", "--criterion", "l2rw"], "--criterion l2rw: "),  # the last one counts
+        (["--criterion", "adaptive_loss"], "--criterion adaptive_loss: "),
+        (["--optimizer", "adamm"], "--optimizer adamm: unknown; choose one of .*adam.*sgd"),
+        (["--lr-scheduler", "warmup"], "--lr-scheduler warmup: unknown; choose one of .*inverse_sqrt"),
+        (["--arch", "transformer_iwslt_de_eng"], "--arch transformer_iwslt_de_eng: .* one of transformer_iwslt_de_en,"),
+        (["-a", "transformr"], "--arch transformr: unknown; choose one of .*transformer"),
+        (["--arch", "###"], "--arch ###: unknown; choose one of those in --help"),
+    ],
+)
+def test_unknown_names(words, message):
+    with pytest.raises(L2RWError, match=message):
+        check_command_line([*OURS, *words], check_name)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*OURS, "--criterion", "l2rw_cross_entropy", "--optimizer", "adam", "--arch", "lstm", "--no-such-option"],
+        [*OURS, "--criterion", "label_smoothed_cross_entropy"],
+        [*OURS, "--criterion"],  # fairseq's parser says that the value is missing
+        ["data", "--task", "translation", "--criterion", "l2rw"],
+        ["data", "--criterion", "l2rw"],
+        ["-q", "tests"],
+        [],
+    ],
+)
+def test_all_else_is_left_to_fairseq(words):
+    check_command_line(words, check_name)
+
+
+def test_a_parser_that_tells_errors_in_one_line(capsys):
+    parser = argparse.ArgumentParser(prog="fairseq-train")
+    parser.add_argument("--meta-interval", type=int)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--meta-interval", "x"])
+    assert len(capsys.readouterr().err.splitlines()) == 2  # negative control: usage and error
+    tell_errors_in_one_line(parser)
+    with pytest.raises(SystemExit) as left:
+        parser.parse_args(["--meta-interval", "x"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err == (
+        "fairseq-l2rw: error: argument --meta-interval: invalid int value: 'x' (see fairseq-train --help)\n"
+    )
