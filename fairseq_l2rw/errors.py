@@ -6,17 +6,24 @@ exception in a program that uses the library, and ends a command with one line o
 
 * ``fairseq-l2rw`` catches it in ``cli/main.py``;
 * fairseq's own commands know nothing of it, so :func:`install_exit_hook` teaches ``sys.excepthook`` to print it.
+
+A full disk is told in the same way: it is nobody's bad input, but mended as easily.
 """
 
 import atexit
 import contextlib
+import errno
 import os
 import re
 import sys
-from typing import Optional
+from typing import Callable, List, Optional
 
 PREFIX = "fairseq-l2rw: error: "
 EXIT_STATUS = 2
+
+Explanation = Callable[[BaseException], Optional[str]]
+_explanations: List[Explanation] = []
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class L2RWError(RuntimeError):
@@ -34,11 +41,14 @@ def print_error(message: object) -> None:
     print(PREFIX + " ".join(str(message).splitlines()), file=sys.stderr, flush=True)
 
 
-def install_exit_hook() -> None:
+def install_exit_hook(explain: Optional[Explanation] = None) -> None:
     """Makes an :class:`L2RWError` that nobody catches end the process with one line and exit status 2.
 
-    Every other exception goes to the hook that was there before. Calling it again changes nothing.
+    So does a full disk, and an exception of others for which `explain` has a line. Every other exception goes to the
+    hook that was there before. Calling it again changes nothing.
     """
+    if explain is not None and explain not in _explanations:
+        _explanations.append(explain)
     # Hydra prints the exceptions of its job itself, with a traceback and exit status 1, unless it is asked for the full
     # error; then it raises them like any program. It asks at the time of the error, so it is not too late.
     hydra_config = sys.modules.get("hydra.core.hydra_config")
@@ -72,12 +82,35 @@ def _leave() -> None:
     os._exit(EXIT_STATUS)
 
 
+def explain_full_disk(error: Optional[BaseException]) -> Optional[str]:
+    """What to print if `error` comes from a write for which there was no room, at whatever depth; else None."""
+    seen: List[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return _full_disk(error.strerror, error.filename)
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _full_disk(reason: Optional[str], name: object = None) -> str:
+    where = f"{os.fsdecode(name)}: " if isinstance(name, (str, bytes, os.PathLike)) else ""
+    return (
+        f"{where}{reason}; make room and give the same command again (files and checkpoints that were whole before "
+        "are as they were, and a training goes on from the last of them)"
+    )
+
+
 def _message(kind: type, value: BaseException) -> Optional[str]:
-    """The message of an L2RWError, raised here or in a worker that torch.multiprocessing started; else None."""
+    """What to print of an exception, raised here or in a worker that torch.multiprocessing started; None: its traceback."""
     if issubclass(kind, L2RWError):
         return str(value)
     if kind.__name__ == "ProcessRaisedException":  # named, not imported: this module must load without torch
-        found = re.search(rf"^{re.escape(__name__)}\.L2RWError: (.*)\Z", str(value).rstrip(), re.MULTILINE | re.DOTALL)
+        text = str(value).rstrip()
+        found = re.search(rf"^{re.escape(__name__)}\.L2RWError: (.*)\Z", text, re.MULTILINE | re.DOTALL)
         if found:
             return found.group(1)
-    return None
+        full = re.search(rf"^OSError: \[Errno (?:{'|'.join(map(str, _FULL))})\] (.*)$", text, re.MULTILINE)
+        return _full_disk(full.group(1)) if full else None
+    known = (explain(value) for explain in (explain_full_disk, *_explanations))
+    return next((line for line in known if line is not None), None)

@@ -18,7 +18,7 @@ import sys
 from types import ModuleType
 from typing import List, NoReturn, Optional, Sequence
 
-from fairseq_l2rw.errors import EXIT_STATUS, L2RWError, print_error
+from fairseq_l2rw.errors import EXIT_STATUS, L2RWError, explain_full_disk, print_error
 from fairseq_l2rw.version import __version__
 
 PROGRAM = "fairseq-l2rw"
@@ -96,6 +96,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if error.filename is None:
             raise
         print_error(f"{os.fsdecode(error.filename)}: {error.strerror}")
+        return EXIT_STATUS
+    except (OSError, RuntimeError) as error:
+        message = explain_full_disk(error)
+        if message is None:
+            raise
+        print_error(message)
         return EXIT_STATUS
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
