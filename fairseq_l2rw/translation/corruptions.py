@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from fairseq.data import Dictionary, data_utils
 
-
 CORRUPTIONS: dict[str, Callable] = {}
 
 

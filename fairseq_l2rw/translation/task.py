@@ -29,9 +29,9 @@ from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import FeatureLayout, MetaTrainer
 from fairseq_l2rw.meta.reweighters import parse_inputs
 from fairseq_l2rw.translation.capture import Capture, parse_layers
+from fairseq_l2rw.translation.command_line import TASK, tell_errors_in_one_line
 from fairseq_l2rw.translation.config import L2RWTranslationConfig, meta_config
 from fairseq_l2rw.translation.corruptions import Vocabulary
-from fairseq_l2rw.translation.command_line import TASK, tell_errors_in_one_line
 from fairseq_l2rw.translation.criterion import NAME as CRITERION
 from fairseq_l2rw.translation.criterion import REPLACED, check_name
 from fairseq_l2rw.translation.dev_batches import DevBatches
