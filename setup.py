@@ -34,7 +34,7 @@ setup(
     ],
     extras_require={
         "tensorboard": ["tensorboardX"],
-        "benchmarks": ["matplotlib"],
+        "benchmarks": ["matplotlib", "higher"],
         "test": ["pytest", "hypothesis", "tensorboardX"],
     },
     entry_points={"console_scripts": ["fairseq-l2rw = fairseq_l2rw.cli.main:main"]},

@@ -9,7 +9,9 @@ from fairseq_l2rw.meta.selection import expression
 
 OBJECTIVES = ("contrastive", "loss")
 NORMALIZATIONS = ("tokens", "batch")
-GRADIENTS = ("forward", "finite-difference", "unrolled")
+GRADIENTS = ("forward", "backward", "ghost", "finite-difference", "unrolled")
+#: those that read the student's own backward pass
+READING = ("backward", "ghost")
 
 
 @dataclass
@@ -71,6 +73,10 @@ class MetaConfig:
         _at_least("--teacher-replay", self.replay, 0)
         _at_least("--teacher-replay-rows", self.replay_rows, 1)
         _at_least("--teacher-prior-strength", self.prior_strength, 0)
+        if self.gradient in READING and self.window > 1:
+            raise L2RWError(
+                f"--meta-gradient {self.gradient} reads one step, not --meta-window {self.window}; give 1, or forward"
+            )
         if not 0 <= self.momentum < 1:
             raise L2RWError(f"--meta-momentum {self.momentum}: give a number from 0 to below 1")
         if not 0 < self.prior < 1:

@@ -65,6 +65,36 @@ def step_vector(rule, step: StepRecord, adjoint: list[Tensor]) -> list[Tensor]:
     return step_back(rule, step, Adjoint(adjoint))[0]
 
 
+def step_ahead(rule, step: StepRecord, adjoint: list[Tensor]) -> list[Tensor]:
+    """v of a step that is yet to come, for adj_theta = ``adjoint``: the rule at the newest state there is.
+
+    An approximation: the coming gradient would move the moments, and where it is clipped, the factor, which is that of the step
+    before, and the direction that the clipping takes out, which is not taken out here (see :func:`without_common`).
+    """
+    f = 1.0 if step.raw_norm is None else clipping.factor(step.raw_norm, step.max_norm)
+    vector = []
+    for old, h, after, g, adj in zip(step.parameters, step.hyper, step.states, step.gradients, adjoint):
+        if g is None:  # not stepped
+            vector.append(torch.zeros_like(old))
+            continue
+        v = rule.reverse(h, old, rule.expected(after), g, adj, {})[0] * f
+        never = g == 0
+        for state in after.values():
+            never &= state == 0
+        # an entry that never had a gradient: Adam's derivative there, lr / eps, would swamp everything else
+        vector.append(v.masked_fill(never, 0) if after else v)
+    return vector
+
+
+def without_common(influence: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
+    """c_i without what a clipped step takes out of all examples together: ``[N]``.
+
+    A step whose gradient is clipped moves by (1 - h h^T) of it, h its direction, so that sum w_i c_i is zero. What of that falls
+    to example i, grad l_i . h, is taken for its share of the size.
+    """
+    return influence - sizes * (weights * influence).sum() / (weights * sizes).sum()
+
+
 def sweep(
     rule,
     window: list[StepRecord],

@@ -3,7 +3,9 @@
 Use, in any training loop::
 
     meta.begin_update(t)                       # t updates are done
-    rows, weights = meta.weigh(...)            # in the loss function, per micro-batch
+    with meta.watched():                       # in the loss function, per micro-batch
+        losses, n_tokens = ...                 # the student's forward pass (only `ghost` needs to watch it)
+    rows, weights = meta.weigh(...)            # likewise
     meta.record(...)                           # likewise
     loss.backward(); clip
     meta.before_step(raw_norm, max_norm)
@@ -14,19 +16,21 @@ Use, in any training loop::
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Callable
 
 import torch
 from torch import Tensor
 
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.meta import hypergradient, influence, reweighters, selection, unrolled
-from fairseq_l2rw.meta.config import MetaConfig
+from fairseq_l2rw.meta import clipping, hypergradient, influence, reweighters, selection, unrolled
+from fairseq_l2rw.meta.config import READING, MetaConfig
 from fairseq_l2rw.meta.features import FeatureLayout, RunningScalars, feature_rows
 from fairseq_l2rw.meta.functional import RandomState, own_random_stream, trainable
+from fairseq_l2rw.meta.ghost import SMALLEST_WEIGHT, Ghost
 from fairseq_l2rw.meta.linearize import rule_for
-from fairseq_l2rw.meta.objective import Objective
+from fairseq_l2rw.meta.objective import DevGradient, Objective
 from fairseq_l2rw.meta.records import BatchRecord, StepRecord
 from fairseq_l2rw.meta.replay import ReplayRows
 from fairseq_l2rw.meta.student import Student
@@ -60,6 +64,14 @@ class TeacherReport:
     weights: Tensor
     shares: Tensor
     ids: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """What ``ghost`` reads at the next teacher update: J without its gradients, and v."""
+
+    dev: DevGradient
+    vector: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ class MetaTrainer:
         self.student, self.config, self.gather, self.add_up = student, config, gather, add_up
         self.identify = identify
         named, count = selection.in_front(trainable(student.module), config.params)
-        self.parameters = list(named.values())
+        self.names, self.parameters = list(named), list(named.values())
         self.through = self.parameters[:count]  # those that the hypergradient goes through
         device = self.parameters[0].device
         with own_random_stream(config.seed):
@@ -123,6 +135,10 @@ class MetaTrainer:
         self._saved_window: list[dict] = []
         self.updates = 0
         self.skipped = 0
+        self._ahead: _Ahead | None = None
+        self._axes: dict = {}
+        self._watching: Ghost | None = None
+        self._ghosts: list[Ghost] = []
         self._rows: list[Tensor] = []
         self._records: list[BatchRecord] = []
         self._ignored = False
@@ -142,6 +158,7 @@ class MetaTrainer:
         self.window = Window(
             self.config.window, self.rule, optimizer, self.parameters, unrolled_too, len(self.through)
         )
+        self.window.copies = self.gradient_mode != "ghost"
         self.window.load_state_dict(self._saved_window)
 
     @property
@@ -168,9 +185,22 @@ class MetaTrainer:
     def begin_update(self, updates: int) -> None:
         """A student update begins, ``updates`` are done; what an unfinished one left is dropped."""
         self.updates = updates
-        self._rows, self._records, self._ignored = [], [], False
+        self._rows, self._records, self._ghosts, self._watching, self._ignored = [], [], [], None, False
         if self.window is not None:
             self.window.drop_unfinished()
+
+    def watched(self):
+        """A context for the student's forward pass of a micro-batch, from the batch to the losses."""
+        if not self._reads:
+            return nullcontext()
+        vector = None if self.gradient_mode == "backward" else self._ahead.vector
+        self._watching = Ghost(self.names, self.through, self._axes, vector)
+        return self._watching
+
+    @property
+    def _reads(self) -> bool:
+        """Is the influence read from the backward pass of this student update?"""
+        return self.due and (self.gradient_mode == "backward" or self.gradient_mode == "ghost" and self._ahead is not None)
 
     def weigh(
         self, losses: Tensor, n_tokens: Tensor, source_lengths: Tensor, internal: list[Tensor]
@@ -193,6 +223,8 @@ class MetaTrainer:
             weights = self.teacher(rows).prod(dim=1)
         if self.config.normalization == "batch":
             weights = guarded(weights)
+        if self.config.gradient in READING:
+            weights = weights.clamp(min=SMALLEST_WEIGHT)
         return rows, weights.to(losses.dtype)
 
     def features(self, losses, n_tokens, source_lengths, internal) -> Tensor:
@@ -214,7 +246,19 @@ class MetaTrainer:
         n_tokens: Tensor,
         random_state: RandomState,
     ) -> None:
-        """Keeps a micro-batch of this update; see :class:`BatchRecord` for the arguments."""
+        """Keeps a micro-batch of this update; see :class:`BatchRecord` for the arguments. The losses are attached.
+
+        Raises:
+            L2RWError: the influence is to be read from the backward pass, and the forward pass was not watched.
+        """
+        if self._reads:
+            if self._watching is None:
+                raise L2RWError(
+                    f"--meta-gradient {self.gradient_mode}: run the student's forward pass inside `with meta.watched():`"
+                )
+            self._watching.attach(losses)
+            self._ghosts.append(self._watching)
+            self._watching = None
         self._rows.append(features)
         if self.recorded:
             standardized = self.teacher.standardizer(features)
@@ -251,7 +295,7 @@ class MetaTrainer:
         report = self._teacher_update(dev_batch()) if self.due and self.window.steps else None
         # last: the teacher's gradient is taken where the weights were
         self._renew_statistics(self._gathered([] if self._ignored else self._rows, self.teacher.layout.width))
-        self._rows, self._records = [], []
+        self._rows, self._records, self._ghosts = [], [], []
         if self.due and self.config.interval >= self.config.window:  # no window to come begins within this one
             self.window.clear()
         return report
@@ -269,13 +313,23 @@ class MetaTrainer:
         tokens = float(rows[:, 3].exp().mean())
         self.mean_tokens = tokens if self.mean_tokens is None else 0.99 * self.mean_tokens + 0.01 * tokens
 
-    def _teacher_update(self, dev_batch: Any) -> TeacherReport | None:
+    def _dev_gradient(self, dev_batch: Any, step_vector: Callable) -> DevGradient | None:
         dev = self.objective.dev_gradient(self.student, self.through, dev_batch)
+        if dev is not None:
+            self.running.update_dev_loss(dev.value)
+            newest = self.window.steps[-1]
+            self.objective.calibrate(dev, lambda adjoint: step_vector(self.rule, newest, adjoint))
+        return dev
+
+    def _teacher_update(self, dev_batch: Any) -> TeacherReport | None:
+        if self.gradient_mode == "ghost":
+            report = None if self._ahead is None else self._learn_from_ghosts(self._ahead)
+            if self.gradient_mode == "ghost":
+                self._look_ahead(dev_batch)
+            return report
+        dev = self._dev_gradient(dev_batch, hypergradient.step_vector)
         if dev is None:
             return self._skip()
-        self.running.update_dev_loss(dev.value)
-        newest = self.window.steps[-1]
-        self.objective.calibrate(dev, lambda adjoint: hypergradient.step_vector(self.rule, newest, adjoint))
         steps = [self._rows_of(step) for step in self.window.steps]
         if not any(len(step.weights) for step in steps):
             return self._skip()
@@ -285,11 +339,15 @@ class MetaTrainer:
             )
             influences = [g * step.denominator for g, step in zip(gradients, steps)]
         else:
-            influences = self._influences(dev.adjoint)
+            influences = self._read(dev, steps[0]) if self.gradient_mode == "backward" else None
+            influences = influences or self._influences(dev.adjoint)
             gradients = [
                 hypergradient.weight_gradient(c, step.weights, step.sizes, self.config.normalization)
                 for c, step in zip(influences, steps)
             ]
+        return self._learn_from(dev, steps, influences, gradients)
+
+    def _learn_from(self, dev, steps: list[_Rows], influences, gradients) -> TeacherReport | None:
         if not all(torch.isfinite(g).all() for g in gradients):
             return self._skip()
         # W_s dJ / dw_i is an example's own share, whatever the size of its batch
@@ -314,6 +372,73 @@ class MetaTrainer:
         none = torch.zeros(0, dtype=torch.int64, device=self.parameters[0].device)
         own = (torch.cat([none, *(self.identify(r.batch).to(none) for r in step.records)]) for step in self.window.steps)
         return torch.cat([self.gather(ids) for ids in own])
+
+    def _look_ahead(self, dev_batch: Any) -> None:
+        """v for the next teacher update: a new dev gradient, the optimizer as the step just made has left it."""
+        self._ahead = None
+        dev = self._dev_gradient(dev_batch, hypergradient.step_ahead)
+        if dev is None:
+            return self._skip()
+        vector = hypergradient.step_ahead(self.rule, self.window.steps[-1], dev.adjoint)
+        self._ahead = _Ahead(replace(dev, adjoint=[], newest={}, before={}), vector)
+
+    def _read(self, dev, rows: _Rows) -> list[Tensor] | None:
+        """As :meth:`_influences`, from the student's backward pass; None where a use of parameters has no rule."""
+        (step,) = self.window.steps
+        c = self._read_ghosts(hypergradient.step_vector(self.rule, step, dev.adjoint), rows)
+        return None if c is None else [c]
+
+    def _learn_from_ghosts(self, ahead: _Ahead) -> TeacherReport | None:
+        step = self.window.steps[-1]
+        rows = self._rows_of(step)
+        if not len(rows.weights):
+            return self._skip()
+        c = self._read_ghosts(ahead.vector, rows)
+        if c is None:
+            return self._skip()
+        f = 1.0 if step.raw_norm is None else clipping.factor(step.raw_norm, step.max_norm)
+        if f < 1:
+            c = hypergradient.without_common(c, rows.weights, rows.sizes)
+        gradient = hypergradient.weight_gradient(c, rows.weights, rows.sizes, self.config.normalization)
+        return self._learn_from(ahead.dev, [rows], [c], [gradient])
+
+    def _read_ghosts(self, vector: list[Tensor], rows: _Rows) -> Tensor | None:
+        ghosts, step = [] if self._ignored else self._ghosts, self.window.steps[-1]
+        problems, c = [problem for ghost in ghosts for problem in ghost.problems], None
+        if not self._anywhere(bool(problems)):
+            given = vector if self.gradient_mode == "backward" else None
+            c = self._gathered([ghost.influence(given) for ghost in ghosts])
+            if self._checked:
+                return c
+            self._checked = True
+            problems = self._escaped(ghosts, step, vector, c, rows)
+            if not self._anywhere(bool(problems)):
+                return c
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        logger.warning(
+            "--meta-gradient %s does not cover %s%s: --meta-gradient forward takes its place",
+            self.gradient_mode, "; ".join(problems[:3]) or "a use of parameters on another worker", more,
+        )  # fmt: skip
+        self.gradient_mode, self._ahead, self._checked, self.window.copies = "forward", None, False, True
+
+    def _escaped(self, ghosts, step, vector, c, rows) -> list[str]:
+        """What escaped the ghosts, in words. The gradient of the whole step, times v, is sum_i w_i c_i / W."""
+        seen = {i for ghost in ghosts for i in ghost.seen}
+        missed = [
+            f"{name} (its use was not seen)"
+            for name, p, v in zip(self.names, self.through, vector)
+            if ghosts and id(p) not in seen and p.grad is not None and (p.grad * v).any()
+        ]
+        f = 1.0 if step.raw_norm is None else clipping.factor(step.raw_norm, step.max_norm)
+        moved = [(g, v) for g, v in zip(step.gradients, vector) if g is not None]
+        whole = clipping.dot([g for g, _ in moved], [v for _, v in moved]) / f
+        shares = rows.weights * c / rows.denominator
+        if not missed and abs(float(shares.sum()) - whole) > 0.02 * float(shares.abs().sum()):
+            missed.append(f"the step as a whole ({float(shares.sum()):.3g} instead of {whole:.3g})")
+        return missed
+
+    def _anywhere(self, here: bool) -> bool:
+        return bool(self.gather(torch.tensor([float(here)], device=self.parameters[0].device)).any())
 
     def _skip(self) -> None:
         self.skipped += 1
@@ -440,7 +565,9 @@ class MetaTrainer:
             "running": self.running.state_dict(),
             "influence_square": list(self.influence_square),
             "mean_tokens": self.mean_tokens,
+            "gradient": self.config.gradient,
             "gradient_mode": self.gradient_mode,
+            "ahead": self._ahead and {"dev": asdict(self._ahead.dev), "vector": self._ahead.vector},
             "skipped": self.skipped,
             "window": self.window.state_dict() if self.window is not None else self._saved_window,
         }
@@ -466,9 +593,14 @@ class MetaTrainer:
         self.objective.load_state_dict(state["objective"], self.through)
         self.running.load_state_dict(state["running"])
         self.influence_square, self.mean_tokens = list(state["influence_square"]), state["mean_tokens"]
-        if state["gradient_mode"] == "finite-difference" and self.gradient_mode == "forward":
-            self.gradient_mode = "finite-difference"
+        if state.get("gradient", "forward") == self.config.gradient:  # else another one was asked for since
+            self.gradient_mode = state["gradient_mode"]
+        ahead = state.get("ahead")
+        if self.gradient_mode == "ghost" and ahead:
+            vector = [v.to(p, copy=True) for v, p in zip(ahead["vector"], self.through, strict=True)]
+            self._ahead = _Ahead(DevGradient(**ahead["dev"]), vector)
         self.skipped = state["skipped"]
         self._saved_window = state["window"]
         if self.window is not None:
+            self.window.copies = self.gradient_mode != "ghost"
             self.window.load_state_dict(self._saved_window)

@@ -25,6 +25,10 @@ class Window:
         parameters: theta, in the order of every list.
         keep_earlier: note the state before each step too (``unrolled`` needs it).
         through: how many of the parameters, the first ones, the hypergradient goes through; None: all.
+
+    Attributes:
+        copies: are the parameters copied? ``ghost`` needs theta only where a decay is part of the gradient, and takes the
+            live ones for it.
     """
 
     def __init__(
@@ -38,7 +42,7 @@ class Window:
     ):
         self.length, self.rule, self.optimizer, self.parameters = length, rule, optimizer, parameters
         self.through = parameters[:through]
-        self.keep_earlier = keep_earlier
+        self.keep_earlier, self.copies = keep_earlier, True
         self.steps: list[StepRecord] = []
         self._before: dict | None = None
 
@@ -47,7 +51,7 @@ class Window:
         groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
         states = [self.optimizer.state[p] if p in self.optimizer.state else {} for p in self.through]
         self._before = {
-            "parameters": [p.detach().clone() for p in self.parameters],
+            "parameters": [p.detach().clone() if self.copies else p.detach() for p in self.parameters],
             "hyper": [
                 self.rule.hyper(groups[id(p)], state) if p.grad is not None else {}
                 for p, state in zip(self.through, states)

@@ -77,8 +77,11 @@ class L2RWTranslationConfig(TranslationConfig):
     meta_start: int = field(default=1000, metadata={"help": "updates of plain training before the first teacher update"})
     meta_window: int = field(default=1, metadata={"help": "student steps that the hypergradient goes back through"})
     meta_gradient: str = field(
-        default="forward", metadata={"help": f"how the influence is computed: {', '.join(GRADIENTS)}"}
-    )
+        default="forward",
+        metadata={"help": f"how the influence is computed: {', '.join(GRADIENTS)}; backward and ghost read it in the "
+                          "student's own backward pass, ghost with the dev gradient and the optimizer's state of the teacher "
+                          "update before: the fastest, and the only approximate one"},
+    )  # fmt: skip
     meta_params: str = field(
         default="",
         metadata={"help": "student parameters that the hypergradient goes through: a regular expression, searched for in their "

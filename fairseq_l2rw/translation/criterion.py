@@ -81,9 +81,9 @@ class L2RWCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
 
     def _weighted(self, meta, model, sample):
         random_state = RandomState.capture()
-        with self.task.capture.states() as states:
+        with meta.watched(), self.task.capture.states() as states:
             net_output = model(**sample["net_input"])
-        losses, nll, n_tokens = self.sentence_losses(model, net_output, sample)
+            losses, nll, n_tokens = self.sentence_losses(model, net_output, sample)
         source = sample["net_input"]["src_tokens"]
         source_lengths = source.ne(self.task.source_dictionary.pad()).sum(1)
         internal = states.means(source, sample["target"])

@@ -3,7 +3,7 @@
 import struct
 
 import pytest
-from integration.commands import SMOOTHED, TRANSFORMER, checkpoint, differences, teacher_state, train
+from integration.commands import SMOOTHED, TRANSFORMER, UNCHECKED, checkpoint, differences, teacher_state, train
 
 tensorboard = pytest.importorskip("tensorboardX.proto.event_pb2")
 METRICS = ("meta_loss", "w_mean", "w_std", "ess", "teacher_gnorm")
@@ -112,3 +112,16 @@ def test_other_students(data, runs, arch):
     assert {"/nets.0.bias", "/nets.0.f.0.weight", "/nets.0.g.0.weight"} <= set(changed)
     replaced = "--meta-gradient finite-difference takes its place" in run.stdout
     assert replaced == (arch == "lstm"), run
+
+
+def test_the_influence_from_the_students_own_backward_pass(data, runs):
+    """``backward`` trains the teacher that ``forward`` trains; ``ghost`` another one, from its second teacher update on."""
+    gnorms = {}
+    for mode in ("forward", "backward", "ghost"):
+        options = [*TRANSFORMER, *SMOOTHED, *ONE_HEAD, *UNCHECKED, "--meta-gradient", mode, "--max-update", 5]
+        run = train(data, runs / f"gradient-{mode}", *options)
+        assert "does not cover" not in run.stdout and "takes its place" not in run.stdout, run
+        gnorms[mode] = [entry.get("teacher_gnorm") for entry in run.progress()]
+    assert gnorms["backward"][1:] == pytest.approx(gnorms["forward"][1:], rel=0.02) and gnorms["forward"][2] > 0
+    assert gnorms["ghost"][:2] == [None, None] and all(g > 0 for g in gnorms["ghost"][3:])
+    assert gnorms["ghost"][3:] != pytest.approx(gnorms["forward"][3:], rel=0.02)

@@ -37,7 +37,8 @@ def run_update(trainer, batches, seed, max_norm, updates=0, lr_factor=1.0):
     total, denominator, weights, sizes = 0.0, 0.0, [], []
     for batch in batches:
         state = RandomState.capture()
-        losses, n_tokens = student.losses(batch)
+        with trainer.watched():
+            losses, n_tokens = student.losses(batch)
         internal = student.module.embedding(batch[0]).mean(1)
         rows, w = trainer.weigh(losses, n_tokens, torch.full_like(n_tokens, 4), [internal])
         trainer.record(batch, rows, w, losses, n_tokens, n_tokens, state)

@@ -14,7 +14,7 @@ NAN = float("nan")
     [
         ("objective", "lossy", "--meta-objective lossy: choose one of contrastive, loss"),
         ("normalization", "sum", "--weight-normalization sum: choose one of tokens, batch"),
-        ("gradient", "exact", "--meta-gradient exact: choose one of forward, finite-difference, unrolled"),
+        ("gradient", "exact", "--meta-gradient exact: choose one of forward, backward, ghost, finite-difference, unrolled"),
         ("params", "encoder.(", "--meta-params encoder.(: not a regular expression (missing ), unterminated subpattern at position 8)"),
         ("interval", 0, "--meta-interval 0: give 1 or more"),
         ("start", -1, "--meta-start -1: give 0 or more"),
@@ -36,6 +36,13 @@ def test_bad_value(setting, value, says):
     with pytest.raises(L2RWError) as caught:
         MetaConfig(**{**GOOD, setting: value})
     assert str(caught.value) == says
+
+
+@pytest.mark.parametrize("gradient", ["backward", "ghost"])
+def test_one_step_is_read_not_a_window(gradient):
+    MetaConfig(**GOOD, gradient=gradient)
+    with pytest.raises(L2RWError, match=f"--meta-gradient {gradient} reads one step, not --meta-window 2"):
+        MetaConfig(**GOOD, gradient=gradient, window=2)
 
 
 def test_values_at_the_border():

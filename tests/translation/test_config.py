@@ -75,7 +75,7 @@ BAD = [
     ("meta_interval", 0, "give 1 or more"),
     ("meta_window", 0, "give 1 or more"),
     ("meta_start", -1, "give 0 or more"),
-    ("meta_gradient", "backward", "choose one of forward, finite-difference, unrolled"),
+    ("meta_gradient", "sideways", "choose one of forward, backward, ghost"),
 ]
 
 

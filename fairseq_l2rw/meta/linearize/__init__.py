@@ -47,6 +47,10 @@ class StepRule:
         """The carried tensors out of the optimizer's state; zeros where there are none yet."""
         return {name: state[name] if state.get(name) is not None else like.new_zeros(like.shape) for name in self.STATE}
 
+    def expected(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What to take for the state after a step that is yet to come: what it is now, unless the rule knows better."""
+        return state
+
     def step(self, h: dict, theta: Tensor, state: dict[str, Tensor], g: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The step as a differentiable function."""
         raise NotImplementedError

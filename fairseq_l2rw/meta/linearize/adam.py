@@ -19,6 +19,10 @@ from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta.linearize import StepRule, register
 
 
+#: of the mean second moment, what an entry is held to have that had no gradient for long; about 1 - beta2
+SLEEPING = 0.02
+
+
 class AdamMoments(StepRule):
     """Shared by all Adam variants; a subclass says what a and r are, and how the decay is done."""
 
@@ -48,6 +52,12 @@ class AdamMoments(StepRule):
             "coupled": wd if coupled else 0.0,
             "k": 1.0 if coupled else 1.0 - float(group["lr"]) * wd,
         }  # fmt: skip
+
+    def expected(self, state):
+        """The second moment of an entry that had no gradient for long is about zero, until it has one again: its next step is
+        far smaller than the moment says. So it is held above a small part of the tensor's mean."""
+        s = state["exp_avg_sq"]
+        return {**state, "exp_avg_sq": s.clamp(min=float(s.mean()) * SLEEPING)}
 
     def step(self, h, theta, state, g):
         q = g + h["coupled"] * theta if h["coupled"] else g
