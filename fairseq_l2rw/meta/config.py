@@ -9,6 +9,7 @@ from fairseq_l2rw.meta.selection import expression
 
 OBJECTIVES = ("contrastive", "loss")
 NORMALIZATIONS = ("tokens", "batch")
+STATES = ("probe", "direct")
 GRADIENTS = ("forward", "backward", "ghost", "finite-difference", "unrolled")
 #: those that read the student's own backward pass
 READING = ("backward", "ghost")
@@ -21,6 +22,8 @@ class MetaConfig:
     Attributes:
         objective: ``contrastive`` (one head a kind of noise) or ``loss``.
         contrast: kind of noise -> alpha_k, a number or ``"auto"``.
+        states: how the teacher sees the student's states: through a ``probe`` for each kind of noise (``contrastive``, and a
+            student that can ``examine`` dev batches; else as ``direct``), or ``direct``.
         momentum: decay of the averages of dev gradients over teacher updates; 0 is off.
         normalization: ``tokens`` (denominator sum n_i) or ``batch`` (sum w_i n_i).
         gradient: how the influence is computed.
@@ -44,6 +47,7 @@ class MetaConfig:
 
     objective: str = "contrastive"
     contrast: dict = field(default_factory=dict)
+    states: str = "probe"
     momentum: float = 0.8
     normalization: str = "tokens"
     gradient: str = "forward"
@@ -64,6 +68,7 @@ class MetaConfig:
 
     def __post_init__(self):
         _choice("--meta-objective", self.objective, OBJECTIVES)
+        _choice("--teacher-states", self.states, STATES)
         _choice("--weight-normalization", self.normalization, NORMALIZATIONS)
         _choice("--meta-gradient", self.gradient, GRADIENTS)
         expression(self.params)

@@ -65,11 +65,16 @@ class Objective:
         contrast: kind -> alpha or ``"auto"``; empty for ``loss``.
         momentum: decay of the averages of gradients.
         seed: of the corrupted dev batches.
+        examine: look at the states of dev batches (``Student.examine``).
+
+    Attributes:
+        examined: head and what was seen of each term in the newest turn (losses detached); None where nothing was.
     """
 
-    def __init__(self, contrast: dict, momentum: float, seed: int):
+    def __init__(self, contrast: dict, momentum: float, seed: int, examine: bool = False):
         self.contrast, self.momentum, self.seed = dict(contrast), momentum, seed
         self.kinds = list(contrast)
+        self.examine, self.examined = examine, None
         self.turn = 0
         self.averages: dict[str, list[Tensor]] = {}
         self.counts: dict[str, int] = {}
@@ -91,11 +96,13 @@ class Objective:
         if kind and spoilt is None:
             return None
         terms = {CLEAN: batch} if kind is None else {CLEAN: batch, kind: spoilt}
-        newest, values = {}, {}
+        newest, values, examined = {}, {}, {}
         for term, data in terms.items():
-            values[term], newest[term] = _gradient(student, parameters, data)
+            values[term], newest[term], examined[term] = _gradient(student, parameters, data, self.examine)
             if newest[term] is None:
                 return None
+        if self.examine:
+            self.examined = head, examined
         alpha = self.alpha(kind) if kind else 0.0
         before = {t: self._average(t) for t in terms if self.counts.get(t)}
         for term, gradient in newest.items():
@@ -184,10 +191,17 @@ class Objective:
         self.counts, self.products = dict(state["counts"]), {k: list(v) for k, v in state["products"].items()}
 
 
-def _gradient(student, parameters, batch):
+def _gradient(student, parameters, batch, examine):
+    """J, its gradient (None where it is not finite), and what was seen on the way."""
+    examined = None
     with torch.enable_grad(), evaluating(student.module):
-        loss = student.dev_loss(batch)
+        if examine:
+            examined = student.examine(batch)
+            loss = examined.losses.sum() / examined.n_tokens.sum()
+            examined = examined._replace(losses=examined.losses.detach())
+        else:
+            loss = student.dev_loss(batch)
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     gradients = [torch.zeros_like(p) if g is None else g.detach() for p, g in zip(parameters, gradients)]
     finite = all(torch.stack([torch.isfinite(g).all() for g in gradients]))
-    return float(loss.detach()), gradients if finite else None
+    return float(loss.detach()), gradients if finite else None, examined

@@ -20,7 +20,7 @@ class BatchRecord:
     Attributes:
         batch: whatever ``Student.losses`` takes.
         features: what the teacher saw, raw (not standardised), detached ``[N, D]``.
-        standardized: the same by the statistics of that moment ``[N, D]``.
+        standardized: the teacher's inputs by the statistics of that moment, :meth:`Teacher.inputs`.
         weights: w_i that the step used, detached ``[N]``.
         losses: l_i, token-summed, nats, detached ``[N]``.
         sizes: what w_i multiplies in the step's denominator: n_i, or 1 where the

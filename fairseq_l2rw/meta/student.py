@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 
+class Examined(NamedTuple):
+    """What a forward pass over a dev batch shows.
+
+    Attributes:
+        losses: token-summed, nats, attached ``[N]``.
+        n_tokens: target tokens ``[N]``.
+        source_lengths: ``[N]``.
+        internal: states, detached, one ``[N, H]`` for each block of the layout.
+    """
+
+    losses: Tensor
+    n_tokens: Tensor
+    source_lengths: Tensor
+    internal: list[Tensor]
+
+
 class Student(Protocol):
     """The model that is trained, seen by the method.
+
+    A student may have one method more, ``examine(batch) -> Examined``: then the teacher sees the states through probes
+    (:mod:`fairseq_l2rw.meta.probe`), and J on a dev batch is sum of ``losses`` / sum of ``n_tokens``.
 
     Attributes:
         module: the network; its parameters are theta.

@@ -31,6 +31,7 @@ from fairseq_l2rw.meta.functional import RandomState, own_random_stream, trainab
 from fairseq_l2rw.meta.ghost import SMALLEST_WEIGHT, Ghost
 from fairseq_l2rw.meta.linearize import rule_for
 from fairseq_l2rw.meta.objective import DevGradient, Objective
+from fairseq_l2rw.meta.probe import ProbeTrainer
 from fairseq_l2rw.meta.records import BatchRecord, StepRecord
 from fairseq_l2rw.meta.replay import ReplayRows
 from fairseq_l2rw.meta.student import Student
@@ -119,13 +120,16 @@ class MetaTrainer:
         self.names, self.parameters = list(named), list(named.values())
         self.through = self.parameters[:count]  # those that the hypergradient goes through
         device = self.parameters[0].device
+        contrast = config.contrast if config.objective == "contrastive" else {}
+        if contrast and config.states == "probe" and hasattr(student, "examine"):
+            inputs = tuple("probe" if name == "internal" else name for name in inputs)
         with own_random_stream(config.seed):
             self.teacher = reweighters.build(teacher, layout, config.heads, inputs, hidden, config.prior).to(device)
         self.teacher_optimizer = torch.optim.AdamW(
-            self.teacher.parameters(), lr=config.lr, weight_decay=config.weight_decay
+            self.teacher.own_parameters(), lr=config.lr, weight_decay=config.weight_decay
         )
-        contrast = config.contrast if config.objective == "contrastive" else {}
-        self.objective = Objective(contrast, config.momentum, config.seed)
+        self.probe = None if self.teacher.probe is None else ProbeTrainer(self.teacher.probe, config.seed)
+        self.objective = Objective(contrast, config.momentum, config.seed, examine=self.probe is not None)
         self.replay = [ReplayRows(config.replay_rows, layout.width) for _ in config.heads]
         self.running = RunningScalars()
         self.influence_square: list[float | None] = [None] * len(config.heads)
@@ -261,7 +265,7 @@ class MetaTrainer:
             self._watching = None
         self._rows.append(features)
         if self.recorded:
-            standardized = self.teacher.standardizer(features)
+            standardized = self.teacher.inputs(features)
             self._records.append(
                 BatchRecord(batch, features, standardized, weights, losses.detach(), sizes, n_tokens, random_state)
             )
@@ -294,6 +298,7 @@ class MetaTrainer:
         self.window.after_step([] if self._ignored else self._records)
         report = self._teacher_update(dev_batch()) if self.due and self.window.steps else None
         # last: the teacher's gradient is taken where the weights were
+        self._teach_probe()
         self._renew_statistics(self._gathered([] if self._ignored else self._rows, self.teacher.layout.width))
         self._rows, self._records, self._ghosts = [], [], []
         if self.due and self.config.interval >= self.config.window:  # no window to come begins within this one
@@ -312,6 +317,15 @@ class MetaTrainer:
         self.running.update_loss(float(rows[:, 0].mean()))
         tokens = float(rows[:, 3].exp().mean())
         self.mean_tokens = tokens if self.mean_tokens is None else 0.99 * self.mean_tokens + 0.01 * tokens
+
+    def _teach_probe(self) -> None:
+        """Shows the probe the dev batches that the newest dev gradient came from."""
+        if self.probe is None or self.objective.examined is None:
+            return
+        head, examined = self.objective.examined
+        self.objective.examined = None
+        sound, spoilt = (self._gathered([self.features(*seen)]) for seen in examined.values())
+        self.probe.learn(head, sound, spoilt)
 
     def _dev_gradient(self, dev_batch: Any, step_vector: Callable) -> DevGradient | None:
         dev = self.objective.dev_gradient(self.student, self.through, dev_batch)
@@ -449,7 +463,7 @@ class MetaTrainer:
         sizes = self._gathered([r.sizes for r in records])
         return _Rows(
             self._gathered([r.features for r in records], width),
-            self._gathered([r.standardized for r in records], width),
+            self._gathered([r.standardized for r in records], self.teacher.width),
             weights,
             sizes,
             hypergradient.denominator(weights, sizes, self.config.normalization),
@@ -506,18 +520,18 @@ class MetaTrainer:
         The loss of a step, per row: target_i w_i + tau KL(Bernoulli(w_i) || Bernoulli(p)), the target being
         W dJ / dw_i over a scale s. Its stationary weight is sigmoid(logit p - E[target] / tau).
         """
-        config, standardize = self.config, self.teacher.standardizer
+        config, inputs = self.config, self.teacher.inputs
         scale = self._influence_scale(dev, target)
         if scale is None:  # nothing to compare with yet
             return 0.0
         target = target / scale
         if config.replay == 0:
-            return self._step_teacher([(standardize(rows), target, config.prior_strength)], dev.head)
+            return self._step_teacher([(inputs(rows), target, config.prior_strength)], dev.head)
         buffer = self.replay[dev.head]
         buffer.add(rows, target)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.updates)
         samples = (buffer.sample(config.replay_batch, generator) for _ in range(config.replay))
-        batches = ((standardize(some), targets, config.prior_strength) for some, targets in samples)
+        batches = ((inputs(some), targets, config.prior_strength) for some, targets in samples)
         return self._step_teacher(batches, dev.head)
 
     def _influence_scale(self, dev, target) -> float | None:
@@ -532,7 +546,7 @@ class MetaTrainer:
 
     def _step_teacher(self, batches, head: int, reduction: str = "mean") -> float:
         norms = []
-        parameters = list(self.teacher.parameters())
+        parameters = self.teacher.own_parameters()
         prior_logit = torch.logit(torch.tensor(self.config.prior, dtype=torch.float64)).item()
         for inputs, target, strength in batches:
             self.teacher_optimizer.zero_grad(set_to_none=True)
@@ -560,6 +574,7 @@ class MetaTrainer:
             "heads": list(self.config.heads),
             "teacher": self.teacher.state_dict(),
             "teacher_optimizer": self.teacher_optimizer.state_dict(),
+            "probe": None if self.probe is None else self.probe.state_dict(),
             "objective": self.objective.state_dict(),
             "replay": [rows.state_dict() for rows in self.replay],
             "running": self.running.state_dict(),
@@ -585,10 +600,12 @@ class MetaTrainer:
             self.teacher_optimizer.load_state_dict(state["teacher_optimizer"])
             for rows, saved in zip(self.replay, state["replay"], strict=True):
                 rows.load_state_dict(saved)
-        except (KeyError, RuntimeError, ValueError) as error:
+            if self.probe is not None:
+                self.probe.load_state_dict(state["probe"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise L2RWError(
-                "the teacher in the checkpoint does not fit these options (--teacher-inputs, --teacher-hidden-dim, "
-                "--teacher-layers, --meta-objective, --meta-contrast); give those it was trained with"
+                "the teacher in the checkpoint does not fit these options (--teacher-inputs, --teacher-states, "
+                "--teacher-hidden-dim, --teacher-layers, --meta-objective, --meta-contrast); give those it was trained with"
             ) from error
         self.objective.load_state_dict(state["objective"], self.through)
         self.running.load_state_dict(state["running"])

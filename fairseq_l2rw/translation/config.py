@@ -26,6 +26,11 @@ class L2RWTranslationConfig(TranslationConfig):
     teacher_inputs: str = field(
         default="both", metadata={"help": "what the deep teacher sees: internal, surface or both"}
     )
+    teacher_states: str = field(
+        default="probe",
+        metadata={"help": "how the deep teacher sees the student's states: through a probe for each kind of noise, trained to tell "
+                          "sound from spoilt dev pairs (with --meta-objective contrastive), or directly: probe or direct"},
+    )  # fmt: skip
     teacher_lr: float = field(default=1e-3, metadata={"help": "learning rate of the teacher (AdamW)"})
     teacher_hidden_dim: int = field(default=128, metadata={"help": "width of the teacher's hidden layers"})
     teacher_layers: str = field(
@@ -126,6 +131,7 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
     return MetaConfig(
         objective=cfg.meta_objective,
         contrast=contrast,
+        states=cfg.teacher_states,
         momentum=cfg.meta_momentum,
         normalization=cfg.weight_normalization,
         gradient=cfg.meta_gradient,

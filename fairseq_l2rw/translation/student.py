@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fairseq_l2rw.meta.student import Examined
+from fairseq_l2rw.translation.capture import Capture
 from fairseq_l2rw.translation.corruptions import Vocabulary, corrupt
 
 
@@ -12,15 +14,23 @@ class TranslationStudent:
         module: the fairseq model, unwrapped.
         criterion: gives ``sentence_losses``.
         vocabulary: for the corruptions.
+        capture: watches the states.
     """
 
-    def __init__(self, module, criterion, vocabulary: Vocabulary):
-        self.module, self.criterion, self.vocabulary = module, criterion, vocabulary
+    def __init__(self, module, criterion, vocabulary: Vocabulary, capture: Capture):
+        self.module, self.criterion, self.vocabulary, self.capture = module, criterion, vocabulary, capture
 
     def losses(self, batch):
         net_output = self.module(**batch["net_input"])
         losses, _, n_tokens = self.criterion.sentence_losses(self.module, net_output, batch)
         return losses, n_tokens
+
+    def examine(self, batch):
+        source = batch["net_input"]["src_tokens"]
+        with self.capture.states() as states:
+            losses, n_tokens = self.losses(batch)
+        lengths = source.ne(self.vocabulary.pad).sum(1)  # both languages pad with the same index, fairseq sees to that
+        return Examined(losses, n_tokens, lengths, states.means(source, batch["target"]))
 
     def dev_loss(self, batch):
         losses, n_tokens = self.losses(batch)

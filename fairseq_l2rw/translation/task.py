@@ -141,7 +141,7 @@ class L2RWTranslationTask(TranslationTask):
             self.src_dict, self.tgt_dict, self.cfg.left_pad_target, self.cfg.max_target_positions
         )
         return MetaTrainer(
-            TranslationStudent(model, self._criterion, vocabulary),
+            TranslationStudent(model, self._criterion, vocabulary, capture),
             FeatureLayout(capture.widths()),
             meta_config(self.cfg),
             teacher=self.cfg.teacher,

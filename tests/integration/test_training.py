@@ -86,7 +86,8 @@ def test_the_teacher_learns(deep, half_way, last):
     changed = differences(before, after)
     for head in range(4):  # every kind had its turn
         assert f"/nets.{head}.bias" in changed
-        assert f"/nets.{head}.g.0.weight" in changed
+        assert f"/nets.{head}.f.0.weight" in changed
+        assert f"/probe.nets.{head}.0.weight" in changed
     assert "/standardizer.mean" in changed
 
 
@@ -109,7 +110,7 @@ def test_other_students(data, runs, arch):
     entries = run.progress()
     assert all("meta_loss" in entry for entry in entries[1:]) and len(entries) == 6, run
     changed = differences(teacher_state(save / "checkpoint_1_3.pt"), teacher_state(save / "checkpoint_last.pt"))
-    assert {"/nets.0.bias", "/nets.0.f.0.weight", "/nets.0.g.0.weight"} <= set(changed)
+    assert {"/nets.0.bias", "/nets.0.f.0.weight", "/nets.0.f.0.weight"} <= set(changed)
     replaced = "--meta-gradient finite-difference takes its place" in run.stdout
     assert replaced == (arch == "lstm"), run
 

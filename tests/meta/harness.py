@@ -59,9 +59,9 @@ def run_update(trainer, batches, seed, max_norm, updates=0, lr_factor=1.0):
     return report, Step(batches, weights, sizes, seed, lr_factor)
 
 
-def fresh(make, steps=3, dropout=0.3):
+def fresh(make, steps=3, dropout=0.3, student_class=ToyStudent):
     """A student and its optimizer after a few ordinary steps."""
-    student = ToyStudent(dropout=dropout)
+    student = student_class(dropout=dropout)
     optimizer = make(student.module.parameters())
     plain_steps(student, optimizer, steps)
     return student, optimizer

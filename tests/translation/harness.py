@@ -65,7 +65,7 @@ def translation_student(arch="transformer", double=True, label_smoothing=0.1, **
     module = student_module(arch, task, **options)
     module = module.double() if double else module
     vocabulary = Vocabulary.of(task.source_dictionary, task.target_dictionary)
-    return TranslationStudent(module, criterion_of(task, label_smoothing=label_smoothing), vocabulary)
+    return TranslationStudent(module, criterion_of(task, label_smoothing=label_smoothing), vocabulary, Capture(module, (-1,), 1))
 
 
 def pairs(source_lengths, target_lengths, seed=0, first=4, last=4 + len(WORDS)):

@@ -74,6 +74,7 @@ BAD = [
     ("weight_normalization", "none", "choose one of tokens, batch"),
     ("meta_interval", 0, "give 1 or more"),
     ("meta_window", 0, "give 1 or more"),
+    ("teacher_states", "both", "choose one of probe, direct"),
     ("meta_start", -1, "give 0 or more"),
     ("meta_gradient", "sideways", "choose one of forward, backward, ghost"),
 ]
@@ -99,7 +100,7 @@ def parser():
 def test_every_option_of_ours_is_on_the_command_line_with_help():
     actions = {s: a for a in parser()._actions for s in a.option_strings}
     ours = [n for n in L2RWTranslationConfig.__dataclass_fields__ if n.startswith(("teacher", "meta_", "weight_"))]
-    assert len(ours) == 20
+    assert len(ours) == 21
     for name in ours:
         assert len(actions["--" + name.replace("_", "-")].help) > 15, name
 

@@ -29,7 +29,7 @@ def setting(arch="transformer", dropout=0.0, sentence_avg=False, label_smoothing
     task.capture = Capture(model, (-1,), 1)
     config = MetaConfig(objective="loss", normalization=normalization, start=start)
     vocabulary = Vocabulary.of(task.source_dictionary, task.target_dictionary)
-    student = TranslationStudent(model, criterion, vocabulary)
+    student = TranslationStudent(model, criterion, vocabulary, task.capture)
     task.meta = MetaTrainer(student, FeatureLayout(task.capture.widths()), config, hidden=4)
     if weights is not None:
         weigh = task.meta.weigh

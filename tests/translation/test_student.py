@@ -36,6 +36,18 @@ def test_dev_loss_is_per_token(double):
     assert float(value.detach()) == pytest.approx(float(want.detach()) / size, rel=1e-6)
 
 
+@pytest.mark.parametrize("arch", ["transformer", "lstm"])
+def test_examine(arch):
+    """Losses and states of one pass; J from them is the dev loss."""
+    student, sample = translation_student(arch, double=False), batch()
+    with evaluating(student.module):
+        value, seen = student.dev_loss(sample), student.examine(sample)
+    assert torch.equal(seen.losses.sum() / seen.n_tokens.sum(), value) and seen.losses.requires_grad
+    source = sample["net_input"]["src_tokens"]
+    assert seen.source_lengths.tolist() == (source != 1).sum(1).tolist()
+    assert [block.shape[0] for block in seen.internal] == [4, 4] and not any(b.requires_grad for b in seen.internal)
+
+
 def test_dev_loss_of_a_spoilt_batch_is_higher_once_something_is_learnt():
     """And not before: the negative control."""
     student, sample = translation_student(double=False, dropout=0.0, label_smoothing=0.0), batch()
