@@ -195,12 +195,11 @@ def test_a_folder_without_raw_text(tmp_path, checkpoint):
         module.evaluate(str(tmp_path), checkpoint)
 
 
-def test_a_file_that_is_no_checkpoint(data, tmp_path, capsys):
+def test_a_file_that_is_no_checkpoint(data, tmp_path):
     path = tmp_path / "broken.pt"
     path.write_bytes(b"no checkpoint")
-    with pytest.raises(L2RWError, match=r"fairseq-generate failed: .+; its messages stand above"):
+    with pytest.raises(L2RWError, match=r"broken.pt: cut short, or no checkpoint of fairseq-train"):
         module.evaluate(data, str(path), search=Search(cpu=True))
-    assert "Traceback" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["broken.pt"]
 
 
