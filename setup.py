@@ -35,7 +35,7 @@ setup(
     extras_require={
         "tensorboard": ["tensorboardX"],
         "benchmarks": ["matplotlib", "higher"],
-        "test": ["pytest", "hypothesis", "tensorboardX"],
+        "test": ["pytest", "pytest-cov", "hypothesis", "tensorboardX", "ruff", "mypy"],
     },
     entry_points={"console_scripts": ["fairseq-l2rw = fairseq_l2rw.cli.main:main"]},
     zip_safe=False,

@@ -61,7 +61,7 @@ class Suite:
     def _substitute(self) -> None:
         import fairseq.options
 
-        import fairseq_l2rw.translation
+        import fairseq_l2rw.translation  # noqa: F401  registers task and criterion
         from fairseq_l2rw.meta.trainer import MetaTrainer
 
         parse = fairseq.options.parse_args_and_arch

@@ -34,11 +34,22 @@ class L2RWError(RuntimeError):
     """
 
 
+def printable(text: str, limit: Optional[int] = None) -> str:
+    """`text` for a terminal: one line, and what would steer the terminal or turn the direction of writing as an escape.
+
+    Args:
+        text: of a corpus, a file's name, anything that a stranger may have written.
+        limit: characters after which it is cut.
+    """
+    cut = text if limit is None or len(text) <= limit else text[:limit] + "…"
+    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in cut)
+
+
 def print_error(message: object) -> None:
-    """Writes `message` to stderr as one line, whatever line breaks it has."""
+    """Writes `message` to stderr as one line, whatever line breaks and control characters it has."""
     with contextlib.suppress(Exception):
         sys.stdout.flush()  # so that the line comes last where both streams go to one place
-    print(PREFIX + " ".join(str(message).splitlines()), file=sys.stderr, flush=True)
+    print(PREFIX + printable(" ".join(str(message).splitlines())), file=sys.stderr, flush=True)
 
 
 def install_exit_hook(explain: Optional[Explanation] = None) -> None:

@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+from fairseq_l2rw.errors import printable
+
 out = Path(sys.argv[1])
 summary = json.loads((out / "weights.json").read_text(encoding="utf-8"))
 with open(out / "weights.tsv", encoding="utf-8", newline="") as handle:
@@ -22,7 +24,7 @@ rows.sort(key=lambda row: float(row["weight"]))
 for title, some in (("lowest", rows[:3]), ("highest", rows[-3:])):
     print(f"\n{title} weights:")
     for row in some:
-        print(f"  {float(row['weight']):.3f}  {kinds[row['id']]:<12}  {row['source']}  |  {row['target']}")
+        print(f"  {float(row['weight']):.3f}  {kinds[row['id']]:<12}  {printable(row['source'], 200)}  |  {printable(row['target'], 200)}")
 
 print(f"""
 where everything lies:

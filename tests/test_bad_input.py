@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fairseq_l2rw.cli.main import main
+from fairseq_l2rw.corpus.prepare import FORMAT
 from fairseq_l2rw.errors import L2RWError
 
 ERROR = "fairseq-l2rw: error: "
@@ -31,7 +32,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad input")
     for split in ("train", "valid", "test"):
         for lang in ("de", "en"):
-            (folder / f"{split}.{lang}").write_text("\n".join(SENTENCES) + "\n")
+            (folder / f"{split}.{lang}").write_text("".join(f"{split} {line}\n" for line in SENTENCES))
     (folder / "short.en").write_text("one\ntwo\n")
     (folder / "short.de").write_text("eins\nzwei\ndrei\n")
     for lang in ("de", "en"):
@@ -48,7 +49,7 @@ def folder(tmp_path_factory):
     for split in ("train", "test"):
         for lang in ("de", "en"):
             (folder / "data" / "raw" / f"{split}.{lang}").write_text("\n".join(SENTENCES) + "\n")
-    (folder / "data" / "prepare.json").write_text(json.dumps({"settings": {"src": "de", "tgt": "en"}}))
+    (folder / "data" / "prepare.json").write_text(json.dumps({"format": FORMAT, "settings": {"src": "de", "tgt": "en"}}))
     (folder / "damaged-data").mkdir()
     (folder / "damaged-data" / "prepare.json").write_text("{")
     (folder / "no-run").mkdir()
@@ -88,9 +89,9 @@ COMMANDS = [
     ("toy out --src de --tgt de", "de"),
     ("toy out --noise gibberish:0.5", "gibberish"),
     ("toy out --noise misaligned", "misaligned"),
-    ("toy out --noise misaligned:2", "misaligned:2"),
-    ("toy out --noise misaligned:-0.1", "misaligned:-0.1"),
-    ("toy out --noise misaligned:nan", "misaligned:nan"),
+    ("toy out --noise misaligned:2", "--noise: the rate of misaligned is 2; give a number from 0 to 1"),
+    ("toy out --noise misaligned:-0.1", "--noise: the rate of misaligned is -0.1; "),
+    ("toy out --noise misaligned:nan", "--noise: the rate of misaligned is nan; "),
     ("toy out --noise misaligned:0.6,truncated:0.6", "1"),
     ("toy a-file --size 10", "a-file"),
     # corrupt

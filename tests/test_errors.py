@@ -99,6 +99,41 @@ def test_hook_asks_hydra_for_the_error(monkeypatch):
     assert os.environ["HYDRA_FULL_ERROR"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("ein schöner Satz, 文, 😀", "ein schöner Satz, 文, 😀"),
+        ("\x1b[2Jgone", "\\x1b[2Jgone"),
+        ("a\u202ecba", "a\\u202ecba"),
+        ("\x07\x00", "\\x07\\x00"),
+        ("a\tb\u2028c\nd", "a b c d"),
+        ("lone \ud800", "lone \\ud800"),
+    ],
+)
+def test_text_of_strangers_does_not_steer_the_terminal(text, shown):
+    assert errors.printable(text) == shown
+
+
+def test_long_text_is_cut():
+    assert errors.printable("x" * 100_000, 10) == "x" * 10 + "…" and errors.printable("x" * 10, 10) == "x" * 10
+
+
+def test_full_disk_is_told_at_any_depth():
+    error = OSError(28, "No space left on device", "out/checkpoint.pt")
+    try:
+        try:
+            raise error
+        except OSError:
+            raise RuntimeError("unexpected pos 64 vs 0") from None
+    except RuntimeError as outer:
+        assert errors.explain_full_disk(outer).startswith("out/checkpoint.pt: No space left on device; make room")
+        assert errors._message(RuntimeError, outer) == errors.explain_full_disk(outer)
+    assert errors.explain_full_disk(OSError(13, "Permission denied")) is None
+    kind = type("ProcessRaisedException", (Exception,), {})
+    text = "-- Process 0 terminated:\nOSError: [Errno 28] No space left on device\n"
+    assert errors._message(kind, kind(text)).startswith("No space left on device; make room")
+
+
 def test_print_error_makes_one_line(capsys):
     errors.print_error("data/train.de:\nline 3")
     assert capsys.readouterr().err == "fairseq-l2rw: error: data/train.de: line 3\n"

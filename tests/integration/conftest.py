@@ -3,10 +3,10 @@
 import shutil
 
 import pytest
-from integration.commands import SMOOTHED, TEACHER, TRANSFORMER, train
 
 from fairseq_l2rw.corpus.prepare import Settings, prepare
 from fairseq_l2rw.corpus.toy import write_toy
+from integration.commands import SMOOTHED, TEACHER, TRANSFORMER, train
 
 SIZES = {"train": 600, "valid": 60, "test": 24}
 NOISE = {"misaligned": 0.25, "untranslated": 0.25}

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 from fairseq.data import indexed_dataset
+
 from integration.commands import ERROR, SMOOTHED, TRANSFORMER, l2rw, train
 
 STUDENT = [*TRANSFORMER, *SMOOTHED, "--max-update", 4, "--meta-start", 0, "--teacher-replay", 2]

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+
 from integration.commands import ERROR, PACKAGE, l2rw, run
 
 TASKS = ("l2rw_translation", "translation")

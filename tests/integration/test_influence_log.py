@@ -10,9 +10,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from integration.commands import ERROR, PACKAGE, SMOOTHED, TEACHER, TRAINING, TRANSFORMER, train
 
 from fairseq_l2rw.corpus.influence_log import read_log
+from integration.commands import ERROR, PACKAGE, SMOOTHED, TEACHER, TRAINING, TRANSFORMER, train
 
 OPTIONS = [*TRANSFORMER, *SMOOTHED, *TEACHER, "--save-interval-updates", 4, "--max-update", 14, "--disable-validation"]
 START = 3  # of the teacher, in TEACHER

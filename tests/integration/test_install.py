@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from integration.commands import PACKAGE, ROOT, TRANSFORMER, UNCHECKED, run, train
 
 FEW = [*TRANSFORMER, "--teacher-replay", 2, "--meta-start", 1, "--max-update", 3, *UNCHECKED]

@@ -4,6 +4,7 @@ import ast
 import shutil
 
 import torch
+
 from integration.commands import PACKAGE, TASK_STATE, checkpoint, differences, train, training_state
 
 

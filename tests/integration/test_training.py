@@ -3,6 +3,7 @@
 import struct
 
 import pytest
+
 from integration.commands import SMOOTHED, TRANSFORMER, UNCHECKED, checkpoint, differences, teacher_state, train
 
 tensorboard = pytest.importorskip("tensorboardX.proto.event_pb2")

@@ -9,13 +9,13 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
-from report.folders import make_labels, make_log, make_run, make_scores, make_table
 
 from fairseq_l2rw.cli import main as cli
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.report.over_time import summarize
 from fairseq_l2rw.report.page import render
 from fairseq_l2rw.report.run import read_runs, short_names
+from report.folders import make_labels, make_log, make_run, make_scores, make_table
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 VOID = ("meta", "link", "br")

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from report.folders import make_labels, make_table
 
 from fairseq_l2rw.corpus.bitext import write_lines
 from fairseq_l2rw.corpus.lines import read_labels
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.report.pairs import OTHERS, UNKNOWN, highest, lowest, read_pairs, read_table
+from report.folders import make_labels, make_table
 
 
 @pytest.fixture

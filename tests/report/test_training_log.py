@@ -1,9 +1,9 @@
 """fairseq's log, in the forms that its options choose, whole, cut short and resumed."""
 
 import pytest
-from report.folders import CLOCK, CONFIG, entry_text, make_log
 
 from fairseq_l2rw.report.training_log import curve, parse_log, read_log
+from report.folders import CLOCK, CONFIG, entry_text, make_log
 
 
 @pytest.mark.parametrize("form", ["simple", "json"])

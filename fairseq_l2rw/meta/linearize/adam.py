@@ -18,7 +18,6 @@ import torch
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta.linearize import StepRule, register
 
-
 #: of the mean second moment, what an entry is held to have that had no gradient for long; about 1 - beta2
 SLEEPING = 0.02
 
