@@ -3,9 +3,22 @@
 import shutil
 
 import pytest
+import torch
 from fairseq.data import indexed_dataset
 
-from integration.commands import ERROR, SMOOTHED, TRANSFORMER, l2rw, train
+from integration.commands import (
+    ERROR,
+    PACKAGE,
+    SMOOTHED,
+    TRAINING,
+    TRANSFORMER,
+    checkpoint,
+    differences,
+    l2rw,
+    run,
+    train,
+    training_state,
+)
 
 STUDENT = [*TRANSFORMER, *SMOOTHED, "--max-update", 4, "--meta-start", 0, "--teacher-replay", 2]
 
@@ -21,12 +34,12 @@ WRONG_OPTIONS = {
 }
 
 
-def check_error(run, message):
-    """The last line is ours, one line, and nothing of Python's shows."""
+def check_error(run, message, log=False):
+    """The last line is ours, one line, and nothing of Python's shows (but in `log`: fairseq logs a failed save with its traceback)."""
     lines = run.stderr.splitlines()
     assert lines[-1].startswith(ERROR + message), run
     assert sum(line.startswith(ERROR) for line in lines) == 1, run
-    assert "Traceback" not in run.stdout + run.stderr, run
+    assert log or "Traceback" not in run.stdout + run.stderr, run
 
 
 def check_nothing_left(save):
@@ -131,3 +144,60 @@ def test_checkpoint_of_another_teacher(data, deep_options, half_way, tmp_path, o
     shutil.copy(half_way, save / "checkpoint_last.pt")
     check_error(train(data, save, *deep_options, *options, status=2), message)
     assert [path.name for path in save.iterdir()] == ["checkpoint_last.pt"]
+
+
+@pytest.mark.parametrize("damage", ["evil", "cut"])
+def test_resume_from_a_bad_checkpoint(data, deep_options, half_way, tmp_path, damage):
+    """Refused in one line; the checkpoint before it lies there as it was, and the line names it."""
+    save = tmp_path / "save"
+    save.mkdir()
+    earlier, last = save / "checkpoint_1_10.pt", save / "checkpoint_last.pt"
+    shutil.copy(half_way, earlier)
+    spoil(half_way, last, damage)
+    message = {
+        "evil": f"{last}: refused: its option encoder_layers is \"open('trace', 'w')\", which fairseq would run",
+        "cut": f"{last}: cut short, or no checkpoint of fairseq-train (",
+    }[damage]
+    run = train(data, save, *deep_options, status=2)
+    check_error(run, message)
+    assert damage == "evil" or f"give an earlier one: {earlier} lies beside it" in run.stderr
+    assert sorted(path.name for path in save.iterdir()) == ["checkpoint_1_10.pt", "checkpoint_last.pt"]
+    assert earlier.read_bytes() == half_way.read_bytes() and list((tmp_path / "save.cwd").iterdir()) == []
+
+
+def test_generate_from_a_bad_checkpoint(data, half_way, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    spoil(half_way, path, "evil")
+    options = ["--user-dir", PACKAGE, "--task", "translation", "--path", path, "--gen-subset", "test", "--cpu"]
+    check_error(run("-m", "fairseq_cli.generate", data, *options, cwd=tmp_path, status=2), f"{path}: refused: its option ")
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def spoil(good, path, damage):
+    """Writes a copy of a checkpoint that is cut short, or with an option of its model that fairseq evaluates as Python."""
+    if damage == "cut":
+        path.write_bytes(good.read_bytes()[:-1000])
+        return
+    state = checkpoint(good)
+    model = {**(vars(state["cfg"]["model"]) if hasattr(state["cfg"]["model"], "__dict__") else state["cfg"]["model"])}
+    state["cfg"]["model"] = {**model, "_name": "fconv", "encoder_layers": "open('trace', 'w')"}
+    torch.save(state, path)
+
+
+# ---- a full disk ------------------------------------------------------------
+
+
+def test_full_disk(data, deep_options, half_way, last, tmp_path):
+    """The second save finds no room: one line; the first one is whole, and the training that goes on from it ends as ever."""
+    save = tmp_path / "save"
+    limit = half_way.stat().st_size + 1000
+    assert limit < last.stat().st_size
+    with_limit = (
+        f"import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+        "runpy.run_module('fairseq_cli.train', run_name='__main__', alter_sys=True)"
+    )
+    options = ["--user-dir", PACKAGE, "--task", "l2rw_translation", "--save-dir", save, *TRAINING, *deep_options]
+    check_error(run("-c", with_limit, data, *options, cwd=tmp_path, status=2), "File too large; make room and give the same", log=True)
+    assert (save / "checkpoint_last.pt").stat().st_size <= limit
+    train(data, save, *deep_options)
+    assert differences(training_state(save / "checkpoint_last.pt"), training_state(last)) == []
