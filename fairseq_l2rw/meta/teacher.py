@@ -20,9 +20,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fairseq_l2rw.meta.features import LOSS_COLUMNS, SURFACE, FeatureLayout
+from fairseq_l2rw.meta.features import LOSS_COLUMNS, SURFACE
 from fairseq_l2rw.meta.networks import Standardizer, interactions, mlp
 from fairseq_l2rw.meta.probe import Probe
+
 
 class Head(nn.Module):
     """logit = f(a few numbers) + g(everything else); either part may be absent."""
