@@ -81,9 +81,10 @@ class L2RWTranslationConfig(TranslationConfig):
     meta_interval: int = field(default=1, metadata={"help": "student updates between teacher updates"})
     meta_start: int = field(default=1000, metadata={"help": "updates of plain training before the first teacher update"})
     meta_window: int = field(default=1, metadata={"help": "student steps that the hypergradient goes back through"})
-    meta_gradient: str = field(
-        default="forward",
-        metadata={"help": f"how the influence is computed: {', '.join(GRADIENTS)}; backward and ghost read it in the "
+    meta_gradient: Optional[str] = field(
+        default=None,
+        metadata={"help": f"how the influence is computed: {', '.join(GRADIENTS)} (default: backward; forward with "
+                          "--meta-window above 1 and in mixed precision); backward and ghost read it in the "
                           "student's own backward pass, ghost with the dev gradient and the optimizer's state of the teacher "
                           "update before: the fastest, and the only approximate one"},
     )  # fmt: skip
@@ -134,7 +135,7 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
         states=cfg.teacher_states,
         momentum=cfg.meta_momentum,
         normalization=cfg.weight_normalization,
-        gradient=cfg.meta_gradient,
+        gradient=cfg.meta_gradient or ("forward" if cfg.meta_window > 1 or cfg.fp16 or cfg.bf16 or cfg.amp else "backward"),
         params=cfg.meta_params,
         interval=cfg.meta_interval,
         window=cfg.meta_window,
