@@ -31,11 +31,17 @@ setup(
         "scikit-learn",
         "matplotlib",
         "jinja2",
+        "shtab",  # shell completion
     ],
     extras_require={
         "tensorboard": ["tensorboardX"],
         "benchmarks": ["matplotlib", "higher"],
-        "test": ["pytest", "pytest-cov", "hypothesis", "tensorboardX", "ruff", "mypy"],
+        "zst": ["zstandard"],  # prepare reads .zst
+        "recipes": ["sacremoses", "defusedxml"],  # scripts/wmt14_en_de.sh, scripts/iwslt14_de_en.sh
+        "test": [
+            *("pytest", "pytest-cov", "hypothesis", "tensorboardX", "ruff", "mypy"),
+            *("zstandard", "sacremoses", "defusedxml"),  # what the extras above bring
+        ],
     },
     entry_points={"console_scripts": ["fairseq-l2rw = fairseq_l2rw.cli.main:main"]},
     zip_safe=False,

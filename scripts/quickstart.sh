@@ -26,7 +26,7 @@ fairseq-l2rw prepare --src de --tgt en --train "$OUT/corpus/train" --valid "$OUT
   --meta-size 500 --vocab-size 2000 --out "$OUT/data" >/dev/null
 
 say "3/5 training with the deep teacher and, beside it, with uniform weights (logs: $OUT/runs/*/train.log)"
-train_side_by_side "$OUT/data" "$OUT/runs" deep,uniform \
+train_side_by_side "$OUT/data" "$OUT/runs" deep,uniform "${SMALL_TRANSFORMER[@]}" \
   --dropout 0.1 --warmup-updates 200 --max-tokens 3000 --max-update 1000 --log-interval 50 \
   --meta-start 400 --meta-interval 2 --meta-max-tokens 1000 --seed 1
 

@@ -85,7 +85,12 @@ def raw_lines(data: str, split: str) -> Iterator[RawLine]:
 
 
 def read_labels(path: str) -> Dict[int, str]:
-    """Kind of noise of each raw line, from a TSV with the columns ``id`` and ``kind``.
+    """Kind of noise of each raw line; see `iter_labels`."""
+    return dict(iter_labels(path))
+
+
+def iter_labels(path: str) -> Iterator[Tuple[int, str]]:
+    """Raw line number and kind of noise, from a TSV with the columns ``id`` and ``kind``.
 
     Raises:
         L2RWError: the file has no such columns, or a line that does not fit them.
@@ -94,10 +99,9 @@ def read_labels(path: str) -> Dict[int, str]:
     header = next(lines, "").split("\t")
     if not {"id", "kind"} <= set(header):
         raise L2RWError(f"{path}, line 1: no columns 'id' and 'kind'; give a label file as 'fairseq-l2rw corrupt' writes it")
-    id_column, kind_column, labels = header.index("id"), header.index("kind"), {}
+    id_column, kind_column = header.index("id"), header.index("kind")
     for number, line in enumerate(lines, start=2):
         cells = line.split("\t")
         if len(cells) != len(header) or not cells[id_column].isdecimal():
             raise L2RWError(f"{path}, line {number}: not {len(header)} cells with a line number as id; write the file again")
-        labels[int(cells[id_column])] = cells[kind_column]
-    return labels
+        yield int(cells[id_column]), cells[kind_column]

@@ -6,16 +6,22 @@ Layout of the folder DATA that `prepare` makes (``de`` and ``en`` stand for the 
     spm.model, spm.vocab                                         or spm.de.model and spm.en.model with --separate
     raw/train|valid|test|meta.de|en                              the text as it was given, nothing cleaned away
     raw/train.labels.tsv                                         a copy of TRAIN.labels.tsv, where there is one
-    train.lines.npy                                              entry i: the raw line number of binarised pair i
-    train.dropped.tsv                                            raw line number and reason of each pair cleaned away
+    train.lines.npy, train.dropped.tsv                           the way from binarised to raw lines (`corpus.lines`)
     prepare.json                                                 settings, input files with their SHA-256, counts
 
-It is built in a folder beside DATA and renamed when complete, so DATA exists whole or not at all.
+With ``--shards N`` the training pairs lie in DATA/shard0 … DATA/shardN-1 instead, dealt out in turn so that each is a
+sample of the whole. Each is a data folder of its own (dictionaries, other splits and ``train.lines.npy`` included);
+fairseq takes one an epoch from ``DATA/shard0:DATA/shard1:…``. DATA itself then serves for the other splits.
+
+It is built in a folder beside DATA and renamed when complete, so DATA exists whole or not at all. What is done is noted
+stage by stage: after a kill the same command goes on from there. Bad text leaves nothing behind.
+
+The corpus is streamed. Memory that grows with it: eight bytes a pair to find duplicates (`corpus.cleaning`), and what
+fairseq-preprocess keeps of a shard (about 40 bytes a pair). The folder takes about three times the text while it is made.
 """
 
 import contextlib
-import hashlib
-import io
+import fcntl
 import itertools
 import json
 import logging
@@ -24,20 +30,20 @@ import random
 import shutil
 import subprocess
 import sys
-from array import array
 from collections import Counter
-from dataclasses import asdict, dataclass
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+from dataclasses import asdict, dataclass, replace
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from fairseq_l2rw.corpus.bitext import Pair, file_sha256, find_text, read_lines, read_pairs, write_lines, writing
+from fairseq_l2rw.corpus.bitext import Bitext, Pair, file_sha256, find_bitext, read_pairs, write_lines, writing
+from fairseq_l2rw.corpus.lines import RECORD, data_folder, iter_labels
 from fairseq_l2rw.errors import L2RWError
 
 logger = logging.getLogger(__name__)
 
-RECORD = "prepare.json"
-FORMAT = 1
-SAMPLE = 1_000_000  # sentences that sentencepiece is trained on, at most
-CHUNK = 10_000  # pairs encoded at a time
+FORMAT = 2
+CHUNK = 10_000  # pairs cleaned at a time
+BLOCK = 1_000_000  # raw lines whose status is looked at together
+MAX_SHARDS = 256  # all of them are written at once, two files each
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,16 @@ class Settings:
         vocab_size: most pieces that a sentencepiece model may have; it has fewer where the text has fewer.
         joint: one model and one dictionary for both languages.
         meta_size: pairs cut off the validation set for the teacher; 0 for none.
-        seed: which pairs these are.
-        max_pieces: training pairs with a longer side are dropped.
-        max_ratio: training pairs whose sides differ more, in pieces, are dropped; 0 drops none.
+        seed: which pairs these are, and which sentences sentencepiece sees.
+        max_pieces: training pairs with a longer side are dropped; 0 drops none.
+        max_ratio: training pairs whose sides differ more, in pieces, are dropped; 0 drops none. None: 1.5, but 0 where a
+            label file stands beside the text, because a noise experiment would lose its noise.
+        drop_duplicates: drop training pairs that were there before. None: yes, but no where there is a label file.
+        drop_held_out: drop training pairs that are in another split.
         normalization: sentencepiece's normalisation rule.
+        sample: sentences that sentencepiece is trained on, at most (drawn one by one, so it may be a few more or less).
+        shards: folders that the training pairs are dealt out to.
+        columns: of a TSV, the columns of source and target, counted from 1.
     """
 
     src: str
@@ -62,55 +74,60 @@ class Settings:
     meta_size: int = 0
     seed: int = 1
     max_pieces: int = 250
-    max_ratio: float = 0.0
+    max_ratio: Optional[float] = None
+    drop_duplicates: Optional[bool] = None
+    drop_held_out: bool = True
     normalization: str = "nmt_nfkc"
+    sample: int = 1_000_000
+    shards: int = 1
+    columns: Tuple[int, int] = (1, 2)
 
     @property
     def languages(self) -> Tuple[str, str]:
         return self.src, self.tgt
 
+    def resolve(self, labelled: bool) -> "Settings":
+        """The same without None."""
+        ratio = self.max_ratio if self.max_ratio is not None else 0.0 if labelled else 1.5
+        duplicates = self.drop_duplicates if self.drop_duplicates is not None else not labelled
+        return replace(self, max_ratio=ratio, drop_duplicates=duplicates)
+
 
 def prepare(out: str, prefixes: Dict[str, str], settings: Settings, workers: int = 1) -> Dict[str, object]:
-    """Makes DATA, or finds that it is already there; returns what prepare.json says, with ``"reused"``.
+    """Makes DATA, or finds that it is already there.
 
     Args:
         out: the folder DATA.
-        prefixes: split -> PREFIX of its raw files PREFIX.LANG or PREFIX.LANG.gz; train, valid, test and perhaps meta.
+        prefixes: split -> what `corpus.bitext.find_bitext` takes; train, valid and perhaps test and meta.
         settings: see `Settings`.
         workers: processes and threads; they do not change the result.
+
+    Returns:
+        What prepare.json says, with ``"data"``, the data argument of fairseq-train, and ``"reused"``.
     """
     _check_settings(out, prefixes, settings)
-    texts = {split: tuple(find_text(prefix, lang) for lang in settings.languages) for split, prefix in prefixes.items()}
-    labels = prefixes["train"] + ".labels.tsv"
-    inputs = _describe_inputs(texts, settings, labels if os.path.isfile(labels) else None)
-    if _is_made(out, settings, inputs):
+    texts = {split: find_bitext(prefix, settings.languages, settings.columns) for split, prefix in prefixes.items()}
+    labels = _label_file(prefixes["train"])
+    settings = settings.resolve(labels is not None)
+    inputs = _describe_inputs(texts, settings, labels)
+    record = _record_of_same(out, settings, inputs)
+    missing = _missing_files(out, record) if record else []
+    reused = record is not None and not missing
+    if reused:
         logger.info("%s is there already, made from this text with these settings", out)
-        return {**read_record(out), "reused": True}
-    with _building(out) as folder:
-        splits = _write_raw(folder, texts, settings, inputs)
-        kept = _clean_training_text(folder, settings, splits)
-        vocabularies = _train_sentencepiece(folder, settings, kept)
-        counts = _encode_splits(folder, settings, splits, kept, workers)
-        _binarise(folder, settings, splits, workers)
-        shutil.rmtree(os.path.join(folder, "work"))
-        record = {
-            "format": FORMAT,
-            "settings": asdict(settings),
-            "inputs": inputs,
-            "counts": counts,
-            "vocabulary": vocabularies,
-        }
-        write_lines(os.path.join(folder, RECORD), [json.dumps(record, indent=2, ensure_ascii=False)])
-    return {**record, "reused": False}
+    else:
+        with _building(out, settings, inputs, record, missing) as build:
+            record = _make(build, settings, texts, inputs, workers)
+    return {**record, "data": _data_argument(out, settings), "reused": reused}
 
 
 def read_record(data: str) -> Dict[str, object]:
-    """What prepare.json in the folder `data` says.
+    """What prepare.json in the folder `data` (or above it, where it is a shard) says.
 
     Raises:
         L2RWError: there is none, or it is not one of ours.
     """
-    path = os.path.join(data, RECORD)
+    path = os.path.join(data_folder(data), RECORD)
     if not os.path.isfile(path):
         raise L2RWError(f"{path}: no such file; give a folder that 'fairseq-l2rw prepare' has made")
     try:
@@ -128,6 +145,12 @@ def sentencepiece_models(settings: Settings) -> Dict[str, str]:
     return {lang: "spm.model" if settings.joint else f"spm.{lang}.model" for lang in settings.languages}
 
 
+def _data_argument(out: str, settings: Settings) -> str:
+    if settings.shards == 1:
+        return out
+    return os.pathsep.join(os.path.join(out, f"shard{number}") for number in range(settings.shards))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # checks
 # ---------------------------------------------------------------------------------------------------------------------
@@ -142,25 +165,38 @@ def _check_settings(out: str, prefixes: Dict[str, str], settings: Settings) -> N
         raise L2RWError(f"--out {out}: fairseq takes ':' in a data folder for a list of folders; choose another name")
     if settings.max_ratio and settings.max_ratio < 1:
         raise L2RWError(f"--max-ratio {settings.max_ratio:g}: longer by shorter side is 1 at least; 0 switches it off")
+    if settings.shards > MAX_SHARDS:
+        raise L2RWError(f"--shards {settings.shards}: {MAX_SHARDS} at most; give a smaller number")
+    if min(settings.columns) < 1 or settings.columns[0] == settings.columns[1]:
+        raise L2RWError(f"--columns {settings.columns[0]},{settings.columns[1]}: give two different columns from 1 on")
+
+
+def _label_file(prefix: str) -> Optional[str]:
+    """PREFIX.labels.tsv, where there is one: what 'corrupt' did to each line."""
+    stem = prefix.removesuffix(".gz").removesuffix(".zst").removesuffix(".tsv")
+    return f"{stem}.labels.tsv" if os.path.isfile(f"{stem}.labels.tsv") else None
 
 
 def _describe_inputs(
-    texts: Dict[str, Tuple[str, str]], settings: Settings, labels: Optional[str]
+    texts: Dict[str, Bitext], settings: Settings, labels: Optional[str]
 ) -> Dict[str, Dict[str, str]]:
-    files = {f"{split}.{lang}": path for split, paths in texts.items() for lang, path in zip(settings.languages, paths)}
+    files = {}
+    for split, text in texts.items():
+        endings = ["tsv"] if text.columns else settings.languages
+        files.update({f"{split}.{ending}": path for ending, path in zip(endings, text.paths)})
     if labels:
         files["train.labels.tsv"] = labels
     return {name: {"path": path, "sha256": file_sha256(path)} for name, path in files.items()}
 
 
-def _is_made(out: str, settings: Settings, inputs: Dict[str, Dict[str, str]]) -> bool:
-    """Whether `out` is there, made by the same settings from the same text; an error if it is there but is not."""
+def _record_of_same(out: str, settings: Settings, inputs: Dict[str, Dict[str, str]]) -> Optional[Dict[str, object]]:
+    """The record of `out` if it is there; an error if it was made from another text or with other settings."""
     if not os.path.lexists(out) or (os.path.isdir(out) and not os.listdir(out)):
-        return False
+        return None
     if not os.path.isfile(os.path.join(out, RECORD)):
         raise L2RWError(f"--out {out}: exists and was not made by prepare; choose another folder")
     record = read_record(out)
-    old, new = record["settings"], asdict(settings)
+    old, new = record["settings"], _as_json(asdict(settings))
     changed = [f"{name} was {old.get(name)!r}, is now {new[name]!r}" for name in new if old.get(name) != new[name]]
     hashes = {name: entry["sha256"] for name, entry in record["inputs"].items()}
     for name in sorted(set(hashes) | set(inputs)):
@@ -172,7 +208,154 @@ def _is_made(out: str, settings: Settings, inputs: Dict[str, Dict[str, str]]) ->
         raise L2RWError(
             f"--out {out}: was made with other settings ({'; '.join(changed)}); choose another folder, or remove it"
         )
-    return True
+    return record
+
+
+def _missing_files(out: str, record: Dict[str, object]) -> List[str]:
+    return [name for name in record["files"] if not os.path.exists(os.path.join(out, name))]
+
+
+def _as_json(value):
+    return json.loads(json.dumps(value))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# stages
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Build:
+    """The folder that DATA is made in. A stage that is done has its result in work/STAGE.done, written last."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def path(self, *names: str) -> str:
+        return os.path.join(self.folder, *names)
+
+    def once(self, stage: str, work: Callable[[], object]):
+        """The result of `work`, now or in the run before this one."""
+        mark = self.path("work", f"{stage}.done")
+        if os.path.exists(mark):
+            logger.info("%s: done before", stage)
+            with open(mark, encoding="utf-8") as handle:
+                return json.load(handle)
+        result = work()
+        self.mark(stage, result)
+        return result
+
+    def mark(self, stage: str, result: object) -> None:
+        write_lines(self.path("work", f"{stage}.done"), [json.dumps(result)])
+
+    def is_done(self, stage: str) -> bool:
+        return os.path.exists(self.path("work", f"{stage}.done"))
+
+    def files(self) -> List[str]:
+        """Everything but what the work left, relative to the folder."""
+        found = [
+            os.path.relpath(os.path.join(folder, name), self.folder)
+            for folder, _, names in os.walk(self.folder)
+            for name in names
+        ]
+        return sorted(name for name in found if name.split(os.sep)[0] not in ("work", RECORD))
+
+
+@contextlib.contextmanager
+def _building(
+    out: str,
+    settings: Settings,
+    inputs: Dict[str, Dict[str, str]],
+    record: Optional[Dict[str, object]],
+    missing: Sequence[str],
+) -> Iterator[_Build]:
+    """A folder beside `out` that takes its name if the block ends well.
+
+    It goes if the text or the settings are bad. It stays when the block is interrupted, or when binarising fails for want
+    of disk or memory, and the next call with the same text and settings goes on with it.
+    """
+    out = os.path.abspath(out)
+    build = _Build(os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.partial"))
+    plan = _as_json({"format": FORMAT, "settings": asdict(settings), "sha256": {k: v["sha256"] for k, v in inputs.items()}})
+    os.makedirs(build.folder, exist_ok=True)
+    with _locked(build.folder, out):
+        if record is not None:  # DATA is there, some of its files are not
+            shutil.rmtree(build.folder)
+            os.rename(out, build.folder)
+        elif _read_json(build.path("work", "plan.json")) != plan:
+            _empty(build.folder)
+        os.makedirs(build.path("work"), exist_ok=True)
+        write_lines(build.path("work", "plan.json"), [json.dumps(plan)])
+        if record is not None:
+            _mark_what_is_there(build, record, missing)
+        try:
+            yield build
+        except L2RWError:
+            if record is None and not build.is_done("pieces"):
+                shutil.rmtree(build.folder)
+            raise
+        os.rename(build.folder, out)
+
+
+@contextlib.contextmanager
+def _locked(folder: str, out: str) -> Iterator[None]:
+    """Keeps a second process out of `folder`; the lock goes with the process."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise L2RWError(f"--out {out}: another prepare is making it; wait for its end") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _empty(folder: str) -> None:
+    for entry in os.scandir(folder):
+        shutil.rmtree(entry.path) if entry.is_dir() else os.remove(entry.path)
+
+
+def _read_json(path: str):
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        with open(path, encoding="utf-8") as handle:
+            return json.load(handle)
+
+
+def _mark_what_is_there(build: _Build, record: Dict[str, object], missing: Sequence[str]) -> None:
+    """Notes the stages that need not be done again to get the missing files back."""
+    again = {"raw" if name.startswith("raw") else "models" if name.startswith("spm") else "binarised" for name in missing}
+    if again & {"models", "binarised"}:
+        again |= {"cleaned", "pieces", "binarised"}
+    logger.info("%s: %d files are missing and are made again", build.folder, len(missing))
+    results = {"raw": record["lines"], "cleaned": None, "models": record["vocabulary"], "pieces": record["counts"]}
+    for stage, result in {**results, "binarised": None}.items():
+        if stage not in again:
+            build.mark(stage, result)
+
+
+def _make(
+    build: _Build, settings: Settings, texts: Dict[str, Bitext], inputs: Dict[str, Dict[str, str]], workers: int
+) -> Dict[str, object]:
+    """All stages; returns the record."""
+    names = [*texts, "meta"] if settings.meta_size else list(texts)
+    splits = {split: [build.path("raw", f"{split}.{lang}") for lang in settings.languages] for split in names}
+    lines = build.once("raw", lambda: _write_raw(splits, texts, settings, inputs))
+    build.once("cleaned", lambda: _clean(build, settings, splits, lines["train"]))
+    vocabulary = build.once("models", lambda: _train_sentencepiece(build, settings))
+    counts = build.once("pieces", lambda: _cut_into_pieces(build, settings, splits, workers))
+    build.once("binarised", lambda: _binarise(build, settings, names, workers))
+    record = {
+        "format": FORMAT,
+        "settings": _as_json(asdict(settings)),
+        "inputs": inputs,
+        "lines": lines,
+        "counts": counts,
+        "vocabulary": vocabulary,
+        "files": build.files(),
+    }
+    write_lines(build.path(RECORD), [json.dumps(record, indent=2, ensure_ascii=False)])
+    shutil.rmtree(build.path("work"))
+    return record
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -180,34 +363,22 @@ def _is_made(out: str, settings: Settings, inputs: Dict[str, Dict[str, str]]) ->
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _building(out: str) -> Iterator[str]:
-    """A folder beside `out` that takes its name if the block ends well, and goes if it does not."""
-    out = os.path.abspath(out)
-    folder = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.partial-{os.getpid()}")
-    os.makedirs(os.path.join(folder, "work"))
-    try:
-        yield folder
-        os.rename(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _write_raw(
-    folder: str, texts: Dict[str, Tuple[str, str]], settings: Settings, inputs: Dict[str, Dict[str, str]]
-) -> Dict[str, Tuple[str, str]]:
-    """Copies the raw text into DATA/raw, cuts the meta split off, and returns the two raw files of each split."""
-    raw = os.path.join(folder, "raw")
-    names = [*texts, "meta"] if settings.meta_size else list(texts)
-    splits = {split: tuple(os.path.join(raw, f"{split}.{lang}") for lang in settings.languages) for split in names}
-    for split, paths in texts.items():
-        if not _write_pairs(read_pairs(*paths), splits[split]):
-            raise L2RWError(f"{paths[0]}, {paths[1]}: the {split} split is empty; give files with sentence pairs")
+    splits: Dict[str, List[str]], texts: Dict[str, Bitext], settings: Settings, inputs: Dict[str, Dict[str, str]]
+) -> Dict[str, int]:
+    """Copies the raw text into DATA/raw, cuts the meta split off; returns the number of lines of each split."""
+    lines = {}
+    for split, text in texts.items():
+        lines[split] = _write_pairs(_progress(text.pairs(), f"reading {split}"), splits[split])
+        if not lines[split]:
+            raise L2RWError(f"{text}: the {split} split is empty; give files with sentence pairs")
     if settings.meta_size:
-        _cut_meta(splits, texts["valid"][0], settings)
+        lines["meta"] = settings.meta_size
+        lines["valid"] = _cut_meta(splits, str(texts["valid"]), settings)
     if "train.labels.tsv" in inputs:
-        shutil.copyfile(inputs["train.labels.tsv"]["path"], os.path.join(raw, "train.labels.tsv"))
-    return splits
+        folder = os.path.dirname(splits["train"][0])
+        shutil.copyfile(inputs["train.labels.tsv"]["path"], os.path.join(folder, "train.labels.tsv"))
+    return lines
 
 
 def _write_pairs(pairs: Iterable[Pair], paths: Sequence[str]) -> int:
@@ -219,7 +390,8 @@ def _write_pairs(pairs: Iterable[Pair], paths: Sequence[str]) -> int:
     return count
 
 
-def _cut_meta(splits: Dict[str, Tuple[str, str]], given: str, settings: Settings) -> None:
+def _cut_meta(splits: Dict[str, List[str]], given: str, settings: Settings) -> int:
+    """Takes pairs of the validation split for the split meta; returns how many are left."""
     pairs = list(read_pairs(*splits["valid"]))
     if settings.meta_size >= len(pairs):
         raise L2RWError(
@@ -228,53 +400,37 @@ def _cut_meta(splits: Dict[str, Tuple[str, str]], given: str, settings: Settings
         )
     chosen = set(random.Random(f"meta {settings.seed}").sample(range(len(pairs)), settings.meta_size))
     _write_pairs([pair for row, pair in enumerate(pairs) if row in chosen], splits["meta"])
-    _write_pairs([pair for row, pair in enumerate(pairs) if row not in chosen], splits["valid"])
+    return _write_pairs([pair for row, pair in enumerate(pairs) if row not in chosen], splits["valid"])
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """The training pairs that are left after cleaning.
+def _clean(build: _Build, settings: Settings, splits: Dict[str, List[str]], total: int) -> None:
+    """Writes the status of each raw line (work/status: a byte, see `cleaning.REASONS`) and the text of those kept."""
+    import numpy as np
 
-    Attributes:
-        paths: the two files of their text.
-        lines: the raw line number of each.
-        dropped: raw line number -> reason, for the others.
-    """
+    from fairseq_l2rw.corpus.cleaning import KEPT, Cleaner
 
-    paths: Tuple[str, str]
-    lines: "array[int]"
-    dropped: Dict[int, str]
-
-
-def _clean_training_text(folder: str, settings: Settings, splits: Dict[str, Tuple[str, str]]) -> _Kept:
-    """Drops empty pairs, duplicates, and pairs that are in another split. The text of the others is unchanged."""
     held_out: Dict[Pair, str] = {}
-    for split in splits:
+    for split in splits if settings.drop_held_out else ():
         if split != "train":
             held_out.update((pair, f"in_{split}") for pair in read_pairs(*splits[split]))
-    kept = _Kept(tuple(os.path.join(folder, "work", f"kept.{lang}") for lang in settings.languages), array("q"), {})
-    seen: Set[int] = set()
-    with writing(*kept.paths) as handles:
-        for number, pair in enumerate(_progress(read_pairs(*splits["train"]), "cleaning")):
-            reason = _why_drop(pair, held_out, seen)
-            if reason:
-                kept.dropped[number] = reason
-                continue
-            kept.lines.append(number)
-            for handle, text in zip(handles, pair):
-                handle.write(text + "\n")
-    _check_not_empty(kept.lines, kept.dropped)
-    return kept
+    cleaner = Cleaner(held_out, settings.drop_duplicates)
+    status = np.memmap(build.path("work", "status"), np.uint8, "w+", shape=(total,))
+    pairs = _progress(read_pairs(*splits["train"]), "cleaning", total)
+    first = 0
+    with writing(*_kept_files(build, settings)) as handles:
+        while chunk := list(itertools.islice(pairs, CHUNK)):
+            reasons = cleaner.reasons(chunk)
+            status[first : first + len(chunk)] = reasons
+            first += len(chunk)
+            for row in np.flatnonzero(reasons == KEPT):
+                for handle, text in zip(handles, chunk[row]):
+                    handle.write(text + "\n")
+    status.flush()
+    _check_not_empty(_tally(status))
 
 
-def _why_drop(pair: Pair, held_out: Dict[Pair, str], seen: Set[int]) -> Optional[str]:
-    if not (pair[0].strip() and pair[1].strip()):
-        return "empty"
-    if pair in held_out:
-        return held_out[pair]
-    before = len(seen)
-    seen.add(int.from_bytes(hashlib.blake2b("\n".join(pair).encode(), digest_size=8).digest(), "big"))
-    return "duplicate" if len(seen) == before else None
+def _kept_files(build: _Build, settings: Settings) -> List[str]:
+    return [build.path("work", f"kept.{lang}") for lang in settings.languages]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -282,149 +438,151 @@ def _why_drop(pair: Pair, held_out: Dict[Pair, str], seen: Set[int]) -> Optional
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _train_sentencepiece(folder: str, settings: Settings, kept: _Kept) -> Dict[str, int]:
+def _train_sentencepiece(build: _Build, settings: Settings) -> Dict[str, int]:
     """Trains one model or two on a sample of the kept text; returns file name -> number of pieces."""
+    from fairseq_l2rw.corpus.pieces import save_model, train_model
+
     files: Dict[str, List[str]] = {}
-    for path, name in zip(kept.paths, sentencepiece_models(settings).values()):
+    for path, name in zip(_kept_files(build, settings), sentencepiece_models(settings).values()):
         files.setdefault(name, []).append(path)
-    step = max(1, -(-len(kept.lines) * len(kept.paths) // SAMPLE))  # every step-th pair, from all over the corpus
+    kept = _tally(_read_status(build, "status"))["kept"]
     sizes = {}
     for name, paths in files.items():
-        logger.info("training %s on %d sentences", name, len(paths) * -(-len(kept.lines) // step))
-        model = _fit_model(paths, step, settings)
-        sizes[name] = _save_model(model, os.path.join(folder, name))
+        part = min(1.0, settings.sample / (kept * len(paths)))
+        logger.info("training %s on %d sentences", name, round(part * kept * len(paths)))
+        model = train_model(paths, part, settings.seed, settings.vocab_size, settings.normalization)
+        sizes[name] = save_model(model, build.path(name))
     return sizes
 
 
-def _sentences(paths: Sequence[str], step: int) -> Iterator[str]:
-    for path in paths:
-        yield from (_plain_spaces(line) for line in itertools.islice(read_lines(path), 0, None, step))
-
-
-def _fit_model(paths: Sequence[str], step: int, settings: Settings) -> bytes:
-    """Fits a BPE model, on one thread: the model file records their number, and it should not depend on the machine."""
-    import sentencepiece
-
-    # Cover every character where that leaves room for words; on web-crawled text it does not.
-    alphabet = {character for sentence in _sentences(paths, step) for character in sentence}
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sentences(paths, step),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=settings.vocab_size,
-            hard_vocab_limit=False,
-            character_coverage=1.0 if len(alphabet) <= settings.vocab_size // 4 else 0.9995,
-            normalization_rule_name=settings.normalization,
-            shuffle_input_sentence=False,
-            num_threads=1,
-            minloglevel=2,
-        )
-    except (RuntimeError, OSError) as error:
-        if "required_chars" in str(error):
-            raise L2RWError(
-                f"--vocab-size {settings.vocab_size}: the text has {len(alphabet)} different characters and each needs "
-                "a piece; give more"
-            ) from error
-        raise L2RWError(f"sentencepiece: {' '.join(str(error).split())}; check the training text") from error
-    return model.getvalue()
-
-
-def _save_model(model: bytes, path: str) -> int:
-    """Writes the model and, to be read by people, its pieces and their scores; returns their number."""
-    import sentencepiece
-
-    with open(path, "wb") as handle:
-        handle.write(model)
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    pieces = range(processor.get_piece_size())
-    vocabulary = (f"{processor.id_to_piece(piece)}\t{processor.get_score(piece):g}" for piece in pieces)
-    return write_lines(path.removesuffix(".model") + ".vocab", vocabulary)
-
-
-def _encode_splits(
-    folder: str, settings: Settings, splits: Dict[str, Tuple[str, str]], kept: _Kept, workers: int
+def _cut_into_pieces(
+    build: _Build, settings: Settings, splits: Dict[str, List[str]], workers: int
 ) -> Dict[str, Dict[str, object]]:
-    """Writes the pieces of every split, and train.lines.npy and train.dropped.tsv; returns the counts."""
-    import numpy as np
+    """Writes the pieces of every split, and the map to the raw lines; returns the counts."""
+    from fairseq_l2rw.corpus.pieces import Encoder
 
-    encode = _Encoder(folder, settings, workers)
+    encoder = Encoder([build.path(name) for name in sentencepiece_models(settings).values()], workers)
     counts: Dict[str, Dict[str, object]] = {}
     for split, paths in splits.items():
         if split != "train":
-            pieces = (pair for _, pair in encode.pairs(paths, f"encoding {split}"))
-            counts[split] = {"pairs": _write_pairs(pieces, _piece_files(folder, split, settings))}
-    train = _select_by_length(encode.pairs(kept.paths, "encoding train", len(kept.lines)), kept, settings)
-    lines = array("q")
-    _write_pairs((pair for number, pair in train if not lines.append(number)), _piece_files(folder, "train", settings))
-    _check_not_empty(lines, kept.dropped)
-    np.save(os.path.join(folder, "train.lines.npy"), np.array(lines, dtype=np.int64))
-    dropped = (f"{number}\t{kept.dropped[number]}" for number in sorted(kept.dropped))
-    write_lines(os.path.join(folder, "train.dropped.tsv"), itertools.chain(["id\treason"], dropped))
-    read = len(lines) + len(kept.dropped)
-    counts["train"] = {"read": read, "pairs": len(lines), "dropped": dict(_tally(kept.dropped))}
-    logger.info("training pairs: %d of %d kept; dropped: %s", len(lines), read, counts["train"]["dropped"] or "none")
+            pieces = encoder.pairs(_progress(read_pairs(*paths), f"encoding {split}"))
+            texts = ((" ".join(source), " ".join(target)) for source, target in pieces)
+            counts[split] = {"pairs": _write_pairs(texts, _piece_files(build, split, settings))}
+    _cut_training_text(build, settings, encoder)
+    counts["train"] = _write_line_map(build, settings)
+    logger.info("training pairs: %d of %d kept", counts["train"]["pairs"], counts["train"]["read"])
+    for what in ("dropped", "dropped_by_kind"):
+        if counts["train"].get(what):
+            logger.info("%s: %s", what, ", ".join(f"{name} {count}" for name, count in counts["train"][what].items()))
     return counts
 
 
-class _Encoder:
-    """Cuts text into pieces, many lines at a time."""
+def _cut_training_text(build: _Build, settings: Settings, encoder) -> None:
+    """Writes the pieces of the pairs that are not too long; notes the others in a second status file."""
+    import numpy as np
 
-    def __init__(self, folder: str, settings: Settings, workers: int):
-        import sentencepiece
+    from fairseq_l2rw.corpus.cleaning import KEPT, length_reason
 
-        self._workers = workers
-        names = sentencepiece_models(settings).values()
-        self._models = [sentencepiece.SentencePieceProcessor(model_file=os.path.join(folder, name)) for name in names]
-
-    def pairs(self, paths: Sequence[str], what: str, total: Optional[int] = None) -> Iterator[Tuple[int, Pair]]:
-        """Yields (row, pair of lines of pieces)."""
-        pairs = _progress(read_pairs(*paths), what, total)
-        row = 0
-        while chunk := list(itertools.islice(pairs, CHUNK)):
-            sides = [self._lines(model, side) for model, side in zip(self._models, zip(*chunk))]
-            for pair in zip(*sides):
-                yield row, pair
-                row += 1
-
-    def _lines(self, model, texts: Sequence[str]) -> List[str]:
-        plain = [_plain_spaces(text) for text in texts]
-        return [" ".join(pieces) for pieces in model.encode(plain, out_type=str, num_threads=self._workers)]
-
-
-def _select_by_length(
-    encoded: Iterator[Tuple[int, Pair]], kept: _Kept, settings: Settings
-) -> Iterator[Tuple[int, Pair]]:
-    """Yields (raw line number, pieces) of the pairs that are not too long and not too different in length."""
-    for row, pair in encoded:
-        lengths = [len(side.split()) for side in pair]
-        if not min(lengths):
-            kept.dropped[kept.lines[row]] = "empty"  # nothing but characters that sentencepiece drops
-        elif max(lengths) > settings.max_pieces:
-            kept.dropped[kept.lines[row]] = "too_long"
-        elif settings.max_ratio and max(lengths) > settings.max_ratio * min(lengths):
-            kept.dropped[kept.lines[row]] = "ratio"
-        else:
-            yield kept.lines[row], pair
+    before = _read_status(build, "status")
+    shutil.copyfile(build.path("work", "status"), build.path("work", "final_status"))
+    status = np.memmap(build.path("work", "final_status"), np.uint8, "r+")
+    pairs = _progress(read_pairs(*_kept_files(build, settings)), "encoding train", _tally(before)["kept"])
+    paths = _piece_files(build, "train", settings)
+    if settings.shards > 1:
+        paths += [path for shard in _shard_names(settings) for path in _piece_files(build, f"{shard}.train", settings)]
+    written = 0
+    with writing(*paths) as handles:
+        for number, pieces in zip(_rows(before, lambda block: block == KEPT), encoder.pairs(pairs)):
+            status[number] = length_reason([len(side) for side in pieces], settings.max_pieces, settings.max_ratio)
+            if status[number] != KEPT:
+                continue
+            place = 2 + 2 * (written % settings.shards)
+            written += 1
+            for side, text in enumerate(map(" ".join, pieces)):
+                handles[side].write(text + "\n")
+                if settings.shards > 1:
+                    handles[place + side].write(text + "\n")
+    status.flush()
 
 
-def _plain_spaces(text: str) -> str:
-    """Single spaces for whatever Unicode calls white space: fairseq would split a piece or a line at some of it."""
-    return " ".join(text.split())
+def _write_line_map(build: _Build, settings: Settings) -> Dict[str, object]:
+    """Writes train.lines.npy (for each shard as well) and train.dropped.tsv; returns what went and why."""
+    import numpy as np
+
+    from fairseq_l2rw.corpus.cleaning import KEPT, REASONS
+
+    status = _read_status(build, "final_status")
+    tally = _tally(status)
+    _check_not_empty(tally)
+    if settings.shards > tally["kept"]:
+        raise L2RWError(f"--shards {settings.shards}: more than the {tally['kept']} pairs that are left; give a smaller number")
+    lines = np.lib.format.open_memmap(build.path("train.lines.npy"), "w+", np.int64, (tally["kept"],))
+    place = 0
+    for first in range(0, len(status), BLOCK):
+        found = first + np.flatnonzero(status[first : first + BLOCK] == KEPT)
+        lines[place : place + len(found)] = found
+        place += len(found)
+    lines.flush()
+    for number, shard in enumerate(_shard_names(settings)):
+        os.makedirs(build.path(shard), exist_ok=True)
+        np.save(build.path(shard, "train.lines.npy"), lines[number :: settings.shards])
+    rows = _rows(status, lambda block: block != KEPT)
+    dropped = (f"{row}\t{REASONS[status[row]]}" for row in rows)
+    write_lines(build.path("train.dropped.tsv"), itertools.chain(["id\treason"], dropped))
+    reasons = {name: count for name, count in sorted(tally.items()) if name != "kept"}
+    counts = {"read": len(status), "pairs": tally["kept"], "dropped": reasons}
+    labels = build.path("raw", "train.labels.tsv")
+    if os.path.exists(labels):
+        counts["dropped_by_kind"] = _dropped_by_kind(labels, status)
+    return counts
 
 
-def _piece_files(folder: str, split: str, settings: Settings) -> List[str]:
-    return [os.path.join(folder, "work", f"{split}.{lang}") for lang in settings.languages]
+def _dropped_by_kind(labels: str, status) -> Dict[str, int]:
+    """How many pairs of each kind of noise were cleaned away: an experiment should know."""
+    gone: Counter = Counter()
+    for number, kind in iter_labels(labels):
+        if number >= len(status):
+            raise L2RWError(f"{labels}: line {number} is labelled, and the text has {len(status)} lines; give its own labels")
+        gone[kind] += int(status[number] != 0)
+    return dict(sorted(gone.items()))
 
 
-def _check_not_empty(lines: "array[int]", dropped: Dict[int, str]) -> None:
-    if not lines:
-        raise L2RWError(f"nothing is left of the training text after cleaning ({_tally(dropped)}); check the files")
+def _read_status(build: _Build, name: str):
+    import numpy as np
+
+    return np.memmap(build.path("work", name), np.uint8, "r")
 
 
-def _tally(dropped: Dict[int, str]) -> Dict[str, int]:
-    return dict(sorted(Counter(dropped.values()).items()))
+def _tally(status) -> Counter:
+    """Reason (or "kept") -> number of raw lines."""
+    import numpy as np
+
+    from fairseq_l2rw.corpus.cleaning import REASONS
+
+    counts = sum(np.bincount(status[i : i + BLOCK], minlength=len(REASONS)) for i in range(0, len(status), BLOCK))
+    return Counter({reason: int(count) for reason, count in zip(REASONS, counts) if count})
+
+
+def _rows(status, choose: Callable) -> Iterator[int]:
+    """The raw lines that `choose` takes by their status."""
+    import numpy as np
+
+    for first in range(0, len(status), BLOCK):
+        yield from (first + np.flatnonzero(choose(status[first : first + BLOCK]))).tolist()
+
+
+def _check_not_empty(tally: Counter) -> None:
+    if not tally["kept"]:
+        reasons = {name: count for name, count in sorted(tally.items()) if name != "kept"}
+        raise L2RWError(f"nothing is left of the training text after cleaning ({reasons}); check the files")
+
+
+def _piece_files(build: _Build, split: str, settings: Settings) -> List[str]:
+    return [build.path("work", f"{split}.{lang}") for lang in settings.languages]
+
+
+def _shard_names(settings: Settings) -> List[str]:
+    return [f"shard{number}" for number in range(settings.shards)] if settings.shards > 1 else []
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -432,36 +590,51 @@ def _tally(dropped: Dict[int, str]) -> Dict[str, int]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _binarise(folder: str, settings: Settings, splits: Dict[str, Tuple[str, str]], workers: int) -> None:
+def _binarise(build: _Build, settings: Settings, splits: Sequence[str], workers: int) -> None:
     """Runs fairseq-preprocess on the pieces."""
-    test = "work/test,work/meta" if "meta" in splits else "work/test"
-    command = [sys.executable, "-m", "fairseq_cli.preprocess"]
-    command += [
-        "--source-lang",
-        settings.src,
-        "--target-lang",
-        settings.tgt,
-        "--destdir",
-        ".",
-        "--workers",
-        str(workers),
-    ]
-    command += ["--trainpref", "work/train", "--validpref", "work/valid", "--testpref", test]
-    command += ["--joined-dictionary"] if settings.joint else []
+    for name in build.files():  # what a killed run left
+        if name.endswith((".bin", ".idx")) or os.path.basename(name).startswith("dict."):
+            os.remove(build.path(name))
+    tests = [split for split in ("test", "meta") if split in splits]
+    others = ["--validpref", "work/valid"]
+    others += ["--testpref", ",".join(f"work/{split}" for split in tests)] if tests else []
+    joined = ["--joined-dictionary"] if settings.joint else []
+    if settings.shards == 1:
+        _preprocess(build, settings, workers, ["--trainpref", "work/train", *others, *joined])
+    else:
+        known = ["--srcdict", f"dict.{settings.src}.txt", "--tgtdict", f"dict.{settings.tgt}.txt"]
+        _preprocess(build, settings, workers, ["--trainpref", "work/train", "--dict-only", *joined])
+        _preprocess(build, settings, workers, [*others, *known])
+        for shard in _shard_names(settings):
+            _preprocess(build, settings, workers, ["--trainpref", f"work/{shard}.train", *known], shard)
+    for number, split in enumerate(tests):  # fairseq numbers them: test, test1
+        given = f"test{number or ''}"
+        for name in os.listdir(build.folder):
+            if split != given and name.startswith(f"{given}.{settings.src}-{settings.tgt}."):
+                os.rename(build.path(name), build.path(split + name.removeprefix(given)))
+    for shard in _shard_names(settings):
+        for name in os.listdir(build.folder):
+            if name.endswith((".bin", ".idx")):
+                shutil.copyfile(build.path(name), build.path(shard, name))
+
+
+def _preprocess(build: _Build, settings: Settings, workers: int, options: Sequence[str], out: str = ".") -> None:
+    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--destdir", out, "--workers", str(workers)]
+    command += ["--source-lang", settings.src, "--target-lang", settings.tgt, *options]
     # Relative names, since fairseq splits prefixes at commas. Its joined dictionary goes through a Python set of file
     # names: without a fixed hash seed, words of equal frequency change places from run to run.
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
-    logger.info("binarising with fairseq-preprocess")
+    logger.info("fairseq-preprocess %s", " ".join(options))
     done = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
+        command, cwd=build.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
     )
     if done.returncode:
         sys.stderr.write(done.stdout)
-        raise L2RWError(f"fairseq-preprocess ended with status {done.returncode}; its messages stand above")
-    os.remove(os.path.join(folder, "preprocess.log"))  # it tells of a folder that is gone when the work is done
-    for name in os.listdir(folder):
-        if name.startswith("test1."):  # fairseq's name for a second test set
-            os.rename(os.path.join(folder, name), os.path.join(folder, "meta." + name.removeprefix("test1.")))
+        raise L2RWError(
+            f"fairseq-preprocess ended with status {done.returncode}; its messages stand above. Run the same command "
+            "again to go on from here"
+        )
+    os.remove(build.path(out, "preprocess.log"))  # it tells of a folder that is gone when the work is done
 
 
 def _progress(items: Iterable, what: str, total: Optional[int] = None) -> Iterator:

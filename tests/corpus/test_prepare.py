@@ -1,12 +1,12 @@
 """From raw text to binarised data."""
 
 import filecmp
-import gzip
 import json
 import os
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,12 +14,13 @@ import pytest
 from fairseq_l2rw.cli.main import main
 from fairseq_l2rw.corpus import prepare as module
 from fairseq_l2rw.corpus.bitext import file_sha256, read_lines, write_lines
+from fairseq_l2rw.corpus.lines import data_folder, line_map
 from fairseq_l2rw.corpus.prepare import Settings, prepare, read_record
 from fairseq_l2rw.corpus.toy import write_toy
 from fairseq_l2rw.errors import L2RWError
 
 SIZES = {"train": 600, "valid": 60, "test": 40}
-SETTINGS = Settings("de", "en", vocab_size=500, meta_size=20)
+SETTINGS = Settings("de", "en", vocab_size=500, meta_size=20, max_ratio=0.0, drop_duplicates=True)
 LONG = " ".join(["lang"] * 300)
 
 # Training pairs that are cleaned away, and why, behind the 600 of the toy corpus. The last one stays.
@@ -57,7 +58,7 @@ def write_corpus(folder):
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     prefixes, reasons = write_corpus(folder)
-    write_lines(prefixes["train"] + ".labels.tsv", ["id\tkind"] + [f"{row}\tclean" for row in range(609)])
+    write_lines(prefixes["train"] + ".labels.tsv", ["id\tkind"] + [f"{row}\t{'clean' if row % 4 else 'misaligned'}" for row in range(609)])
     return prefixes, reasons
 
 
@@ -171,15 +172,46 @@ def test_the_same_again_does_nothing(data, corpus):
     assert {path: os.stat(path).st_mtime_ns for path in map(str, data.rglob("*"))} == before
 
 
-def test_same_bytes_from_gz_files_with_two_workers(data, corpus, tmp_path):
+def files_in(data):
+    """All files but the record, which holds the names of the input files."""
+    return {str(path.relative_to(data)) for path in data.rglob("*") if path.is_file()} - {"prepare.json"}
+
+
+def assert_same(data, other, files=None):
+    files = files or files_in(data)
+    assert filecmp.cmpfiles(data, other, files, shallow=False)[1:] == ([], [])
+
+
+def test_same_bytes_from_a_packed_table_with_two_workers(data, corpus, tmp_path):
+    pytest.importorskip("zstandard")
     for split, prefix in corpus[0].items():
+        rows = zip(*(read_lines(f"{prefix}.{lang}") for lang in ("en", "de")))
+        write_lines(str(tmp_path / f"{split}.tsv.zst"), (f"0.5\t{target}\t{source}" for target, source in rows))
+    settings = replace(SETTINGS, columns=(3, 2))
+    prepare(str(tmp_path / "data"), {split: str(tmp_path / split) for split in SIZES}, settings, workers=2)
+    assert_same(data, tmp_path / "data", files_in(data) - {"raw/train.labels.tsv"})
+
+
+def test_shards_share_out_the_pairs(data, corpus, tmp_path):
+    """Each shard is a data folder of its own; together they hold what one folder would, under the same ids."""
+    out = tmp_path / "data"
+    result = prepare(str(out), {"train": corpus[0]["train"], "valid": corpus[0]["valid"]}, replace(SETTINGS, shards=2))
+    assert result["data"] == f"{out}/shard0:{out}/shard1" and data_folder(result["data"]) == str(out)
+    plain = np.load(data / "train.lines.npy")
+    ids = np.load(out / "train.lines.npy")
+    assert set(plain) < set(ids)  # without the test split, the pair that is in it stays
+    seen = []
+    for number in range(2):
+        shard = out / f"shard{number}"
+        assert_same(out, shard, {"dict.de.txt", "valid.de-en.en.bin", "meta.de-en.de.idx"})
+        lines = line_map(str(shard), "train")
+        assert lines.tolist() == ids[number::2].tolist()
         for lang in ("de", "en"):
-            with open(f"{prefix}.{lang}", "rb") as plain, gzip.open(tmp_path / f"{split}.{lang}.gz", "wb") as packed:
-                shutil.copyfileobj(plain, packed)
-    prepare(str(tmp_path / "data"), {split: str(tmp_path / split) for split in SIZES}, SETTINGS, workers=2)
-    files = [str(path.relative_to(data)) for path in data.rglob("*") if path.is_file()]
-    files = set(files) - {"prepare.json", "raw/train.labels.tsv"}
-    assert filecmp.cmpfiles(data, tmp_path / "data", files, shallow=False)[1:] == ([], [])
+            given = raw(out, "train", lang)
+            assert binarised(shard, "train", lang) == [spaced(given[line]) for line in lines]
+        seen += lines.tolist()
+    assert sorted(seen) == ids.tolist()
+    assert not (out / "train.de-en.de.bin").exists() and not (out / "test.de-en.de.bin").exists()
 
 
 def test_separate_models_own_meta_files_and_ratio(corpus, tmp_path):
@@ -199,15 +231,114 @@ def test_separate_models_own_meta_files_and_ratio(corpus, tmp_path):
     assert max(max(pair) / min(pair) for pair in zip(*sides)) <= 1.5
 
 
+# --- cleaning ---
+
+
+def test_a_labelled_corpus_keeps_its_noise(corpus, tmp_path, monkeypatch):
+    """Duplicates and ratio are cleaned away by default, but not where a label file stands beside the text."""
+    monkeypatch.setattr(module, "_binarise", lambda *args: None)
+    settings = Settings("de", "en", vocab_size=500)
+    labelled = prepare(str(tmp_path / "labelled"), corpus[0], settings)
+    assert labelled["settings"]["max_ratio"] == 0 and labelled["settings"]["drop_duplicates"] is False
+    assert labelled["counts"]["train"]["dropped"] == {"empty": 2, "in_test": 1, "in_valid": 1, "too_long": 1}
+    assert labelled["counts"]["train"]["dropped_by_kind"] == {"clean": 4, "misaligned": 1}
+    for lang in ("de", "en"):
+        shutil.copy(f"{corpus[0]['train']}.{lang}", tmp_path)
+    plain = prepare(str(tmp_path / "plain"), {**corpus[0], "train": str(tmp_path / "train")}, settings)
+    assert plain["settings"]["max_ratio"] == 1.5 and plain["settings"]["drop_duplicates"] is True
+    dropped = plain["counts"]["train"]["dropped"]
+    assert dropped["duplicate"] == 1 and dropped["ratio"] > 5 and "dropped_by_kind" not in plain["counts"]["train"]
+
+
+def test_no_cleaning_keeps_all_but_empty_pairs(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "_binarise", lambda *args: None)
+    splits = [word for split, prefix in corpus[0].items() for word in (f"--{split}", prefix)]
+    command = ["prepare", "--src", "de", "--tgt", "en", *splits, "--no-clean", "--vocab-size", "500", "--out"]
+    assert main([*command, str(tmp_path / "data")]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["train"]["dropped"] == {"empty": 2}
+    assert main([*command, str(tmp_path / "more"), "--max-ratio", "2"]) == 2
+    assert "--no-clean: keeps what --max-ratio and --duplicates drop would take" in capsys.readouterr().err
+
+
+def test_the_sample_of_sentencepiece_follows_the_seed(corpus):
+    from fairseq_l2rw.corpus.pieces import train_model
+
+    paths = [f"{corpus[0]['train']}.{lang}" for lang in ("de", "en")]
+    models = [train_model(paths, part, seed, 200, "nmt_nfkc") for part, seed in ((0.2, 1), (0.2, 1), (0.2, 2), (1, 1), (1, 2))]
+    assert models[0] == models[1] != models[2] and models[3] == models[4] != models[0]
+
+
+# --- what is there is not made again ---
+
+
+def test_a_kill_after_each_stage(data, corpus, tmp_path, monkeypatch):
+    """Killed as each stage has done its work but not said so; the end is the same to the byte, and nothing stays behind."""
+    done = []
+
+    def mark(build, stage, result):
+        if stage not in done:
+            done.append(stage)
+            raise KeyboardInterrupt
+        write(build, stage, result)
+
+    write = module._Build.mark
+    monkeypatch.setattr(module._Build, "mark", mark)
+    monkeypatch.setattr(module, "_preprocess", lambda build, *args: [
+        shutil.copy(path, build.folder) for path in data.iterdir() if path.suffix in (".bin", ".idx") or "dict" in path.name
+    ])  # fmt: skip
+    out = tmp_path / "data"
+    for stage in ("raw", "cleaned", "models", "pieces", "binarised"):
+        with pytest.raises(KeyboardInterrupt):
+            prepare(str(out), corpus[0], SETTINGS)
+        assert done[-1] == stage and os.listdir(tmp_path) == [".data.partial"]
+    for name in ("_write_raw", "_clean", "_train_sentencepiece", "_cut_into_pieces"):
+        monkeypatch.setattr(module, name, None)  # calling one of them again would fail
+    assert prepare(str(out), corpus[0], SETTINGS)["reused"] is False
+    assert os.listdir(tmp_path) == ["data"]
+    assert_same(data, out)
+
+
+def test_half_work_of_other_settings_is_not_used(corpus, tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_binarise", stop)
+        prepare(str(tmp_path / "data"), corpus[0], SETTINGS)
+    monkeypatch.setattr(module, "_binarise", lambda *args: None)
+    result = prepare(str(tmp_path / "data"), corpus[0], replace(SETTINGS, meta_size=5))
+    assert result["counts"]["meta"]["pairs"] == 5 == len(raw(tmp_path / "data", "meta", "de"))
+
+
+def test_only_missing_files_are_made_again(data, corpus, tmp_path, monkeypatch):
+    out = tmp_path / "data"
+    shutil.copytree(data, out)
+    (out / "raw" / "valid.en").unlink()
+    for name in ("_clean", "_train_sentencepiece", "_cut_into_pieces", "_binarise"):
+        monkeypatch.setattr(module, name, None)
+    assert prepare(str(out), corpus[0], SETTINGS)["reused"] is False
+    assert_same(data, out)
+    assert prepare(str(out), corpus[0], SETTINGS)["reused"] is True
+
+
+def test_one_at_a_time(corpus, tmp_path):
+    out = str(tmp_path / "data")
+    (tmp_path / ".data.partial").mkdir()
+    with module._locked(str(tmp_path / ".data.partial"), out):
+        with pytest.raises(L2RWError, match=r"another prepare is making it; wait for its end"):
+            prepare(out, corpus[0], SETTINGS)
+
+
 # --- errors ---
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
-        (Settings("de", "en", vocab_size=600, meta_size=20), r"vocab_size was 500, is now 600"),
-        (Settings("de", "en", vocab_size=500, meta_size=10), r"meta_size was 20, is now 10"),
-        (Settings("de", "en", vocab_size=500, meta_size=20, joint=False), r"joint was True, is now False"),
+        (replace(SETTINGS, vocab_size=600), r"vocab_size was 500, is now 600"),
+        (replace(SETTINGS, meta_size=10), r"meta_size was 20, is now 10"),
+        (replace(SETTINGS, joint=False), r"joint was True, is now False"),
+        (replace(SETTINGS, max_ratio=None, drop_duplicates=None), r"drop_duplicates was True, is now False"),
     ],
 )
 def test_other_settings_on_a_made_folder_are_refused(data, corpus, settings, message):
@@ -256,11 +387,11 @@ def test_empty_split(corpus, tmp_path, split):
 @pytest.mark.parametrize("split", ["train", "valid", "test", "meta"])
 def test_missing_files(corpus, tmp_path, split):
     prefixes = {**corpus[0], split: str(tmp_path / "none")}
-    refused(tmp_path, prefixes, Settings("de", "en"), r"none\.de: no such file \(nor .*none\.de\.gz\)")
+    refused(tmp_path, prefixes, Settings("de", "en"), r"none\.de: no such file \(nor .*none\.de\.gz, nor .*\)")
 
 
 def test_meta_size_that_leaves_nothing(corpus, tmp_path):
-    message = r"--meta-size 60: .*valid\.de has 60 lines, and some must be left to validate"
+    message = r"--meta-size 60: .*valid\.de, .*valid\.en has 60 lines, and some must be left to validate"
     refused(tmp_path, corpus[0], Settings("de", "en", meta_size=60), message)
 
 
@@ -298,11 +429,29 @@ def test_colon_in_the_name(corpus, tmp_path):
         prepare(str(tmp_path / "a:b"), corpus[0], SETTINGS)
 
 
-def test_a_failure_of_fairseq_leaves_nothing_behind(corpus, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("columns", [(0, 1), (2, 2)])
+def test_columns_that_cannot_be(corpus, tmp_path, columns):
+    refused(tmp_path, corpus[0], replace(SETTINGS, columns=columns), r"--columns \d,\d: give two different columns from 1 on")
+
+
+def test_shards(corpus, tmp_path):
+    refused(tmp_path, corpus[0], replace(SETTINGS, shards=257), r"--shards 257: 256 at most")
+    for lang in ("de", "en"):
+        write_lines(str(tmp_path / f"few.{lang}"), ["eins", "zwei", "drei"])
+    prefixes = {**corpus[0], "train": str(tmp_path / "few")}
+    refused(tmp_path, prefixes, replace(SETTINGS, shards=4), r"--shards 4: more than the 3 pairs that are left")
+
+
+def test_a_failure_of_fairseq_is_told_and_gone_on_from(corpus, tmp_path, monkeypatch, capsys):
+    """It is not the text's fault (a full disk, say): what was done before stays."""
     failed = subprocess.CompletedProcess([], 1, stdout="what fairseq said\n")
     monkeypatch.setattr(module.subprocess, "run", lambda *args, **kwargs: failed)
-    refused(tmp_path, corpus[0], SETTINGS, r"fairseq-preprocess ended with status 1; its messages stand above")
+    with pytest.raises(L2RWError, match=r"fairseq-preprocess ended with status 1; .*Run the same command again to go on"):
+        prepare(str(tmp_path / "data"), corpus[0], SETTINGS)
     assert "what fairseq said" in capsys.readouterr().err
+    monkeypatch.setattr(module, "_cut_into_pieces", None)
+    monkeypatch.setattr(module, "_binarise", lambda *args: None)
+    assert prepare(str(tmp_path / "data"), corpus[0], SETTINGS)["reused"] is False
 
 
 def test_read_record_of_other_folders(tmp_path):
@@ -311,7 +460,7 @@ def test_read_record_of_other_folders(tmp_path):
     ):
         read_record(str(tmp_path))
     (tmp_path / "prepare.json").write_text('{"format": 99}')
-    with pytest.raises(L2RWError, match=r"prepare\.json: not readable \(format 99, this version reads 1\)"):
+    with pytest.raises(L2RWError, match=r"prepare\.json: not readable \(format 99, this version reads 2\)"):
         read_record(str(tmp_path))
     (tmp_path / "prepare.json").write_text("{")
     with pytest.raises(L2RWError, match=r"prepare\.json: not readable"):
@@ -321,6 +470,7 @@ def test_read_record_of_other_folders(tmp_path):
 def test_the_command(data, corpus, capsys):
     splits = [word for split, prefix in corpus[0].items() for word in (f"--{split}", prefix)]
     common = ["prepare", "--src", "de", "--tgt", "en", *splits, "--out", str(data), "--meta-size", "20"]
+    common += ["--max-ratio", "0", "--duplicates", "drop"]
     assert main([*common, "--vocab-size", "500"]) == 0
     assert json.loads(capsys.readouterr().out)["reused"] is True
     assert main([*common, "--vocab-size", "500", "--separate"]) == 2

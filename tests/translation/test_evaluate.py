@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shlex
 import subprocess
@@ -16,7 +17,18 @@ from fairseq_l2rw.corpus.prepare import Settings, prepare
 from fairseq_l2rw.corpus.toy import write_toy
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.translation import evaluate as module
-from fairseq_l2rw.translation.evaluate import Search, bleu_tokenizer, collect_hypotheses, make_metrics, score
+from fairseq_l2rw.translation.evaluate import (
+    Scoring,
+    Search,
+    Translation,
+    bleu_tokenizer,
+    collect_hypotheses,
+    compare,
+    format_scores,
+    make_metrics,
+    score,
+    score_compound_split,
+)
 
 ODD = "A line\u2028with\x85separators\r and \x1c more"
 TEST_SIZE = 46  # no multiple of 8: fairseq's default drops what is left over
@@ -168,6 +180,126 @@ def test_a_missing_tokenizer_names_what_to_install(monkeypatch):
     monkeypatch.setattr("sacrebleu.metrics.BLEU.__init__", missing)
     with pytest.raises(L2RWError, match=r"BLEU for ja needs the tokeniser ja-mecab.*pip install 'sacrebleu\[ja\]'"):
         make_metrics("ja")
+
+
+def test_without_an_installed_tokenizer_there_is_one_clear_line():
+    for language, module_name, extra in (("ja", "MeCab", "ja"), ("ko", "mecab_ko", "ko")):
+        try:
+            __import__(module_name)
+        except ImportError:
+            with pytest.raises(L2RWError, match=rf"BLEU for {language} needs the tokeniser {language}-mecab.*sacrebleu\[{extra}\]"):
+                make_metrics(language)
+        else:
+            assert f"tok:{language}-mecab" in score(["x"], ["x"], make_metrics(language))["BLEU"]["signature"]
+
+
+# --- comparison with another system, and with the literature; translations come from a stub ---
+
+WORDS = "the a house garden small big red blue tree is was near under over and man woman well-known state-of-the-art".split()
+
+
+def some_text(seed, spoilt=0.0):
+    draw, spoil = random.Random(1), random.Random(seed)
+    lines = [[draw.choice(WORDS) for _ in range(12)] for _ in range(40)]
+    return [" ".join(spoil.choice(WORDS) if spoil.random() < spoilt else word for word in line) for line in lines]
+
+
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    """A folder of data with references, and checkpoints whose translations are known: returns paths of all."""
+    texts = {"this.pt": some_text(2, 0.2), "other.pt": some_text(3, 0.35)}
+    write_lines(str(tmp_path / "data" / "prepare.json"), [json.dumps({"format": 2, "settings": {"src": "en", "tgt": "de"}})])
+    write_lines(str(tmp_path / "data" / "raw" / "test.de"), some_text(1))
+    for name in texts:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(
+        module, "generate", lambda data, path, *rest: Translation(texts[os.path.basename(path)], 12.34)
+    )
+    return tmp_path, texts
+
+
+def test_paired_bootstrap_is_that_of_the_command(stub):
+    """sacrebleu REF -i OTHER THIS --paired-bs, whose baseline is the first."""
+    folder, texts = stub
+    data, this, other = (str(folder / name) for name in ("data", "this.pt", "other.pt"))
+    result = module.evaluate(data, this, out=str(folder / "out"), scoring=Scoring(samples=100), against=other)
+    files = [str(folder / "out" / name) for name in ("test.against.hyp", "test.hyp")]
+    assert [list(read_lines(file)) for file in files] == [texts["other.pt"], texts["this.pt"]]
+    command = ["-m", "sacrebleu", os.path.join(data, "raw", "test.de"), "-i", *files, "-m", "bleu", "chrf", "ter"]
+    text = python(*command, "--paired-bs", "--paired-bs-n", "100", "-f", "text", "-w", "6").stdout.decode()
+    theirs = re.findall(r"([\d.]+) \(([\d.]+) ± ([\d.]+)\)", text)
+    p_values = re.findall(r"\(p = ([\d.]+)\)", text)
+    for column, (name, command_name) in enumerate((("BLEU", "BLEU"), ("chrF", "chrF2"), ("TER", "TER"))):
+        entry = result["against"][name]
+        for row, system in enumerate(("other", "this")):
+            ours = [entry[system][key] for key in ("score", "mean", "ci")]
+            assert ours == pytest.approx([float(cell) for cell in theirs[3 * row + column]], abs=2e-6)
+        assert f"{entry['p_value']:.4f}" == p_values[column]
+        assert re.search(rf"- {command_name} +{re.escape(entry['signature'])}$", text, re.MULTILINE)
+        assert result[name]["score"] == pytest.approx(entry["this"]["score"])
+    assert result["against"]["BLEU"]["p_value"] < 0.05  # they do differ
+    assert json.loads((folder / "out" / "test.json").read_text()) == result
+    assert re.search(r"^against .*other\.pt \(paired bootstrap\):\nBLEU +\d+\.\d\d .* p = 0\.0\d+$", format_scores(result), re.MULTILINE)
+
+
+def test_a_system_against_itself_does_not_differ():
+    lines = some_text(2, 0.2)
+    compared = compare(lines, lines, some_text(1), make_metrics("de"), 50)
+    assert all(entry["p_value"] == 1 for entry in compared.values())
+
+
+def test_against_a_file(stub):
+    folder, texts = stub
+    data, this = str(folder / "data"), str(folder / "this.pt")
+    write_lines(str(folder / "other.hyp"), texts["other.pt"])
+    options = {"out": str(folder / "out"), "scoring": Scoring(samples=20)}
+    result = module.evaluate(data, this, against=str(folder / "other.hyp"), **options)
+    assert result["against"]["BLEU"]["other"]["score"] < result["BLEU"]["score"]
+    assert sorted(os.listdir(folder / "out")) == ["test.hyp", "test.json"]
+    write_lines(str(folder / "other.hyp"), texts["other.pt"][:-1])
+    with pytest.raises(L2RWError, match=r"--against .*other\.hyp: 39 lines, and 40 sentences are translated"):
+        module.evaluate(data, this, against=str(folder / "other.hyp"), **options)
+    with pytest.raises(L2RWError, match=r"--against .*none\.pt: no such file"):
+        module.evaluate(data, this, against=str(folder / "none.pt"), **options)
+
+
+def test_references_and_case_of_one_s_own(stub):
+    folder, texts = stub
+    data, this, file = (str(folder / name) for name in ("data", "this.pt", "references"))
+    write_lines(file, [line.upper() for line in texts["this.pt"]])
+    score_it = lambda **how: module.evaluate(data, this, out=str(folder / "out"), scoring=Scoring(references=file, **how))  # noqa: E731
+    assert score_it()["BLEU"]["score"] < 1
+    result = score_it(lowercase=True)
+    assert result["BLEU"]["score"] == pytest.approx(100) and "case:lc" in result["BLEU"]["signature"]
+    assert result["chrF"]["score"] == pytest.approx(100) and "BLEU_fairseq" not in result
+    write_lines(file, ["one"])
+    with pytest.raises(L2RWError, match=r"--references .*references: 1 lines, and the split test has 40"):
+        score_it()
+
+
+def test_a_model_of_moses_tokens(stub, monkeypatch):
+    pytest.importorskip("sacremoses")
+    folder, _ = stub
+    tokens = ["das ist &quot; A &amp; B &quot; , sagt er &apos;s ."] * 40
+    monkeypatch.setattr(module, "generate", lambda *args: Translation(tokens, 12.34))
+    result = module.evaluate(str(folder / "data"), str(folder / "this.pt"), out=str(folder / "out"), scoring=Scoring(detokenize=True))
+    assert next(read_lines(str(folder / "out" / "test.hyp"))) == "das ist \"A & B\", sagt er's."
+    assert result["BLEU_fairseq"]["score"] == 12.34
+
+
+def test_compound_split_by_hand():
+    """What multi-bleu.perl would get: tokens as they are, a-b in three."""
+    pytest.importorskip("sacremoses")
+    from sacrebleu.metrics import BLEU
+
+    from fairseq_l2rw.corpus.moses import Moses
+
+    hypotheses, references = ["Das SAP-System ist neu, oder?"], ["Das SAP-Programm ist neu, oder?"]
+    by_hand = [f"Das SAP ##AT##-##AT## {word} ist neu , oder ?" for word in ("System", "Programm")]
+    expected = BLEU(tokenize="none", force=True).corpus_score(by_hand[:1], [by_hand[1:]]).score
+    result = score_compound_split(hypotheses, references, Moses("de"))
+    assert result["score"] == pytest.approx(expected) and "tok:none" in result["signature"]
+    assert expected != pytest.approx(score(hypotheses, references, make_metrics("de"))["BLEU"]["score"])
 
 
 # --- errors ---
