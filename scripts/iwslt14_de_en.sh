@@ -5,10 +5,11 @@ usage() {
 usage: bash scripts/iwslt14_de_en.sh [options] [-- fairseq-train options]
 
   --raw DIR         folder with de-en.tgz, or with what is in it; without it the archive is downloaded (19 MB)
+  --meta-size N     pairs of the validation set that are the teacher's dev set instead (default: 2000)
 $COMMON_USAGE
 
 Defaults: --out runs/iwslt14_de_en, --teacher deep,uniform (one after the other), --updates 50000, --average 5. Moses tokens,
-lower case, every 23rd training pair to validate (2,000 of these are the teacher's dev set instead), five test sets joined.
+lower case, every 23rd training pair to validate, five test sets joined.
 BLEU, chrF and TER are of the detokenised text against the raw references, without case; BLEU_fairseq is of the tokens.
 TEXT
 }

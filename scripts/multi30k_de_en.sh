@@ -8,6 +8,7 @@ usage: bash scripts/multi30k_de_en.sh [options] [-- fairseq-train options]
                     the multi30k/dataset repository; without it they are downloaded from there (2 MB)
   --noise KIND:RATE,...   spoil a part of the training pairs, as 'fairseq-l2rw corrupt' does (default: none)
   --noise-seed N    which ones (default: 1)
+  --meta-size N     pairs of val that are the teacher's dev set instead (default: 800)
 $COMMON_USAGE
 
 Defaults: --out runs/multi30k_de_en, --teacher deep,uniform (side by side), --updates 2500, --average 1.
@@ -15,11 +16,12 @@ TEXT
 }
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-UPDATES=2500 NOISE="" NOISE_SEED=1 TOGETHER=1
+UPDATES=2500 NOISE="" NOISE_SEED=1 META_SIZE=800 TOGETHER=1
 own_option() {
   case "$1" in
     --noise) NOISE="${2:?--noise needs KIND:RATE}" ;;
     --noise-seed) NOISE_SEED="${2:?--noise-seed needs a number}" ;;
+    --meta-size) META_SIZE="${2:?--meta-size needs a number}" ;;
     *) return 1 ;;
   esac
 }
@@ -61,7 +63,7 @@ fi
 say "binarised data in $OUT/data"
 # The same pairs with noise and without it, so neither duplicates nor pairs of unequal length are cleaned away.
 stage data fairseq-l2rw prepare --src de --tgt en --train "$TRAIN" --valid "$RAW/val" --test "$RAW/test_2016_flickr" \
-  --meta-size 800 --vocab-size 6000 --max-ratio 0 --duplicates keep \
+  --meta-size "$META_SIZE" --vocab-size 6000 --max-ratio 0 --duplicates keep \
   --workers "$WORKERS" --out "$OUT/data"
 say "training (logs: $OUT/seed*/*/train.log)"
 train_all "$OUT/data" "${SMALL_TRANSFORMER[@]}" --dropout 0.15 --warmup-updates 300 --max-tokens 3000 --log-interval 50 \

@@ -237,7 +237,8 @@ def compare(
         compared[name] = {
             "other": {"score": other.score, "mean": float(other.mean), "ci": float(other.ci)},
             "this": {"score": this.score, "mean": float(this.mean), "ci": float(this.ci)},
-            "p_value": float(this.p_value),
+            # where nothing differs, sacrebleu's count of larger differences is empty and its p value the smallest there is
+            "p_value": 1.0 if this.score == other.score else float(this.p_value),
             "signature": str(signatures[theirs]),
         }
     return compared

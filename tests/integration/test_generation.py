@@ -5,8 +5,9 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
-from integration.commands import ERROR, PACKAGE, l2rw, run
+from integration.commands import ERROR, PACKAGE, checkpoint, l2rw, run
 
 TASKS = ("l2rw_translation", "translation")
 SEARCH = "--source-lang de --target-lang en --cpu --beam 2 --max-len-b 20".split()
@@ -56,6 +57,30 @@ def test_evaluate(data, last, tmp_path):
     folder = last.parent / "checkpoint_last.eval"
     assert len((folder / "test.hyp").read_text(encoding="utf-8").splitlines()) == 24
     assert json.loads((folder / "test.json").read_text(encoding="utf-8")) == scores
+
+
+def test_the_mean_of_checkpoints_translates_as_a_mean_taken_by_hand(data, deep, last, tmp_path):
+    """`average`, then fairseq-generate and `evaluate`; the same as with the mean of the float64 parameters."""
+    paths = [deep[1] / name for name in ("checkpoint_1_10.pt", "checkpoint_last.pt")]
+    l2rw("average", *paths, "--out", "average.pt", cwd=tmp_path)
+    states = [checkpoint(path) for path in paths]
+    by_hand = states[1]
+    for name, value in by_hand["model"].items():
+        mean = (states[0]["model"][name].double() + value.double()) / 2
+        by_hand["model"][name] = mean.to(value.dtype) if value.is_floating_point() else value
+    torch.save(by_hand, tmp_path / "by_hand.pt")
+    options = [*SEARCH, "--gen-subset", "test", "--max-tokens", 2000]
+    found = [
+        hypotheses(fairseq("generate", data, path, "translation", tmp_path, *options).stdout)
+        for path in (tmp_path / "average.pt", tmp_path / "by_hand.pt", last)
+    ]
+    assert len(found[0]) == 24 and found[0] == found[1] != found[2]
+    text = l2rw("evaluate", data, "--path", "average.pt", "--beam", 2, "--cpu", cwd=tmp_path).stdout
+    assert "BLEU" in text
+    hypotheses_file = (tmp_path / "average.eval" / "test.hyp").read_text(encoding="utf-8")
+    assert len(hypotheses_file.splitlines()) == 24
+    run = l2rw("weights", data, "--path", "average.pt", "--out", "weights.tsv", "--cpu", cwd=tmp_path, status=2)
+    assert "there is no teacher in it" in run.stderr.splitlines()[-1]
 
 
 def test_weights(data, corpus, last, tmp_path):

@@ -78,7 +78,7 @@ def test_iwslt14(commands, tmp_path):
 
 def test_multi30k_with_noise(commands, tmp_path):
     official.multi30k(tmp_path / "raw", train=200)
-    options = ["--raw", "raw", "--out", "out", "--updates", 2, "--teacher", "deep", "--noise", "misaligned:0.5"]
+    options = ["--raw", "raw", "--out", "out", "--updates", 2, "--teacher", "deep", "--noise", "misaligned:0.5", "--meta-size", 20]
     recipe("multi30k_de_en", *options, "--", *TINY, "--meta-max-tokens", 200, commands=commands, cwd=tmp_path)
     assert scores(tmp_path / "out", "deep")[0]["n"] == 16
     assert set(json.loads((tmp_path / "out" / "seed1" / "deep" / "weights.json").read_text())["kinds"]) == {"clean", "misaligned"}
