@@ -11,7 +11,9 @@ results = {
     for teacher in teachers
     for seed in seeds
 }
-names = [name for name, value in next(iter(results.values())).items() if isinstance(value, dict) and "signature" in value]
+names = [
+    name for name, value in next(iter(results.values())).items() if isinstance(value, dict) and "signature" in value
+]
 width = max(len(teacher) for teacher in teachers)
 print("\n" + " " * (width + 8) + "".join(f"{name:>15}" for name in names))
 for teacher in teachers:

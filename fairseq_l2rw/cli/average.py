@@ -28,7 +28,9 @@ def run(args: argparse.Namespace) -> None:
     folders = [path for path in args.inputs if os.path.isdir(path)]
     missing = [path for path in args.inputs if not os.path.exists(path)]
     if missing:
-        raise L2RWError(f"{missing[0]}: no such file; give checkpoints, as checkpoints/checkpoint5.pt, or a folder and --last")
+        raise L2RWError(
+            f"{missing[0]}: no such file; give checkpoints, as checkpoints/checkpoint5.pt, or a folder and --last"
+        )
     if args.last and (len(args.inputs) > 1 or not folders):
         raise L2RWError("--last: takes one save folder; without --last, name the checkpoints")
     if folders and not args.last:

@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       help="cut N pairs off the validation text for it instead")  # fmt: skip
     parser.add_argument("--columns", type=_two_numbers, default=(1, 2), metavar="SRC,TGT",
                         help="columns of a table, counted from 1 (default: 1,2)")  # fmt: skip
-    parser.add_argument("--out", required=True, metavar="DATA", help="folder to make; after a kill the same command goes on")
+    parser.add_argument(
+        "--out", required=True, metavar="DATA", help="folder to make; after a kill the same command goes on"
+    )
 
     pieces = parser.add_argument_group("pieces")
     pieces.add_argument("--vocab-size", type=natural_number, default=6000, metavar="N",
@@ -37,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models = pieces.add_mutually_exclusive_group()
     models.add_argument("--joint", dest="joint", action="store_true", default=True,
                         help="one model and dictionary for both languages (default)")  # fmt: skip
-    models.add_argument("--separate", dest="joint", action="store_false", help="a model and a dictionary for each language")
+    models.add_argument(
+        "--separate", dest="joint", action="store_false", help="a model and a dictionary for each language"
+    )
     pieces.add_argument("--normalization", choices=NORMALIZATIONS, default="nmt_nfkc",
                         help="of sentencepiece (default: %(default)s)")  # fmt: skip
     pieces.add_argument("--sample", type=natural_number, default=1_000_000, metavar="N",
@@ -83,7 +87,9 @@ def run(args: argparse.Namespace) -> None:
     }
     if args.no_clean:
         if args.max_ratio or args.duplicates == "drop":
-            raise L2RWError("--no-clean: keeps what --max-ratio and --duplicates drop would take; give one or the other")
+            raise L2RWError(
+                "--no-clean: keeps what --max-ratio and --duplicates drop would take; give one or the other"
+            )
         cleaning = {"max_pieces": 0, "max_ratio": 0.0, "drop_duplicates": False, "drop_held_out": False}
     names = ("src", "tgt", "vocab_size", "joint", "meta_size", "seed", "normalization", "sample", "shards", "columns")
     settings = Settings(**{name: getattr(args, name) for name in names}, **cleaning)

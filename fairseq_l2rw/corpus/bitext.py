@@ -102,7 +102,9 @@ def read_tsv(path: str, columns: Tuple[int, int] = (1, 2)) -> Iterator[Pair]:
 
 def find_text(prefix: str, lang: str) -> str:
     """The raw file PREFIX.LANG, or PREFIX.LANG.gz or .zst where only that exists."""
-    return _first_file([f"{prefix}.{lang}"]) or _fail_to_find(f"{prefix}.{lang}", f"a prefix is what stands before .{lang}")
+    return _first_file([f"{prefix}.{lang}"]) or _fail_to_find(
+        f"{prefix}.{lang}", f"a prefix is what stands before .{lang}"
+    )
 
 
 def find_bitext(prefix: str, langs: Sequence[str], columns: Tuple[int, int] = (1, 2)) -> Bitext:
@@ -147,6 +149,14 @@ def writing(*paths: str) -> Iterator[List[IO[str]]]:
         for temporary in partial:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(temporary)
+
+
+def remove_partial(folder: str) -> None:
+    """Removes what `writing` left below `folder` when its process was killed; nobody else may be writing there."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.startswith(".") and ".partial-" in name:
+                os.remove(os.path.join(place, name))
 
 
 def write_lines(path: str, lines: Iterable[str]) -> int:

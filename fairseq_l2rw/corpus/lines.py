@@ -98,10 +98,14 @@ def iter_labels(path: str) -> Iterator[Tuple[int, str]]:
     lines = read_lines(path)
     header = next(lines, "").split("\t")
     if not {"id", "kind"} <= set(header):
-        raise L2RWError(f"{path}, line 1: no columns 'id' and 'kind'; give a label file as 'fairseq-l2rw corrupt' writes it")
+        raise L2RWError(
+            f"{path}, line 1: no columns 'id' and 'kind'; give a label file as 'fairseq-l2rw corrupt' writes it"
+        )
     id_column, kind_column = header.index("id"), header.index("kind")
     for number, line in enumerate(lines, start=2):
         cells = line.split("\t")
         if len(cells) != len(header) or not cells[id_column].isdecimal():
-            raise L2RWError(f"{path}, line {number}: not {len(header)} cells with a line number as id; write the file again")
+            raise L2RWError(
+                f"{path}, line {number}: not {len(header)} cells with a line number as id; write the file again"
+            )
         yield int(cells[id_column]), cells[kind_column]

@@ -18,7 +18,7 @@ import tarfile
 import zlib
 from typing import IO, Dict, Iterable, Iterator, List, Sequence
 
-from fairseq_l2rw.corpus.bitext import Pair, write_lines, writing
+from fairseq_l2rw.corpus.bitext import Pair, remove_partial, write_lines, writing
 from fairseq_l2rw.errors import EXIT_STATUS, L2RWError, print_error
 
 #: archive -> what is needed of it, without the language
@@ -133,7 +133,9 @@ def write_wmt14(raw: str, out: str) -> Dict[str, int]:
     members["test-full.tgz"] = list(test.values())
     missing = [archive for archive, files in members.items() if distribution.missing(files, archive)]
     if missing:
-        raise L2RWError(f"--raw {raw}: no {missing[0]} in it, nor {' and '.join(members[missing[0]])}; fetch it from statmt.org")
+        raise L2RWError(
+            f"--raw {raw}: no {missing[0]} in it, nor {' and '.join(members[missing[0]])}; fetch it from statmt.org"
+        )
 
     def newstest(year: int) -> Iterator[Pair]:
         return _pair(f"newstest{year}", *(distribution.lines(f"dev/newstest{year}.{lang}") for lang in ("en", "de")))
@@ -158,7 +160,9 @@ def write_iwslt14(raw: str, out: str) -> Dict[str, int]:
 
     if not os.path.exists(os.path.join(raw, IWSLT14)) and not os.path.isdir(os.path.join(raw, "de-en")):
         if not os.path.isfile(os.path.join(raw, "train.tags.de-en.de")):
-            raise L2RWError(f"--raw {raw}: no {IWSLT14} in it and no train.tags.de-en.de; fetch the archive of IWSLT 2014")
+            raise L2RWError(
+                f"--raw {raw}: no {IWSLT14} in it and no train.tags.de-en.de; fetch the archive of IWSLT 2014"
+            )
     folder = "" if os.path.isfile(os.path.join(raw, "train.tags.de-en.de")) else "de-en/"
     distribution, languages = Distribution(raw, (IWSLT14,)), ("de", "en")
     moses = {lang: Moses(lang) for lang in languages}
@@ -176,7 +180,9 @@ def write_iwslt14(raw: str, out: str) -> Dict[str, int]:
     counts = {"test": _write(_lower(test), out, "test", languages)}
     for lang in languages:
         write_lines(os.path.join(out, f"test.raw.{lang}"), tests[lang])
-    sides = [tokens(read_train_tags(distribution.lines(f"{folder}train.tags.de-en.{lang}")), lang) for lang in languages]
+    sides = [
+        tokens(read_train_tags(distribution.lines(f"{folder}train.tags.de-en.{lang}")), lang) for lang in languages
+    ]
     counts.update({"train": 0, "valid": 0, "left_out": 0})
     paths = [os.path.join(out, f"{split}.{lang}") for split in ("train", "valid") for lang in languages]
     with writing(*paths) as handles:
@@ -226,6 +232,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 3 or argv[0] not in COMMANDS:
         print_error(f"usage: python -m fairseq_l2rw.corpus.official {{{','.join(COMMANDS)}}} RAW OUT")
         return EXIT_STATUS
+    remove_partial(argv[2])
     try:
         counts = COMMANDS[argv[0]](argv[1], argv[2])
     except L2RWError as error:

@@ -34,7 +34,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from fairseq_l2rw.corpus.bitext import Bitext, Pair, file_sha256, find_bitext, read_pairs, write_lines, writing
+from fairseq_l2rw.corpus.bitext import Bitext, Pair, file_sha256, find_bitext, read_pairs, remove_partial, write_lines, writing
 from fairseq_l2rw.corpus.lines import RECORD, data_folder, iter_labels
 from fairseq_l2rw.errors import L2RWError
 
@@ -177,9 +177,7 @@ def _label_file(prefix: str) -> Optional[str]:
     return f"{stem}.labels.tsv" if os.path.isfile(f"{stem}.labels.tsv") else None
 
 
-def _describe_inputs(
-    texts: Dict[str, Bitext], settings: Settings, labels: Optional[str]
-) -> Dict[str, Dict[str, str]]:
+def _describe_inputs(texts: Dict[str, Bitext], settings: Settings, labels: Optional[str]) -> Dict[str, Dict[str, str]]:
     files = {}
     for split, text in texts.items():
         endings = ["tsv"] if text.columns else settings.languages
@@ -275,7 +273,9 @@ def _building(
     """
     out = os.path.abspath(out)
     build = _Build(os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.partial"))
-    plan = _as_json({"format": FORMAT, "settings": asdict(settings), "sha256": {k: v["sha256"] for k, v in inputs.items()}})
+    plan = _as_json(
+        {"format": FORMAT, "settings": asdict(settings), "sha256": {k: v["sha256"] for k, v in inputs.items()}}
+    )
     os.makedirs(build.folder, exist_ok=True)
     with _locked(build.folder, out):
         if record is not None:  # DATA is there, some of its files are not
@@ -283,6 +283,7 @@ def _building(
             os.rename(out, build.folder)
         elif _read_json(build.path("work", "plan.json")) != plan:
             _empty(build.folder)
+        remove_partial(build.folder)
         os.makedirs(build.path("work"), exist_ok=True)
         write_lines(build.path("work", "plan.json"), [json.dumps(plan)])
         if record is not None:
@@ -323,7 +324,9 @@ def _read_json(path: str):
 
 def _mark_what_is_there(build: _Build, record: Dict[str, object], missing: Sequence[str]) -> None:
     """Notes the stages that need not be done again to get the missing files back."""
-    again = {"raw" if name.startswith("raw") else "models" if name.startswith("spm") else "binarised" for name in missing}
+    again = {
+        "raw" if name.startswith("raw") else "models" if name.startswith("spm") else "binarised" for name in missing
+    }
     if again & {"models", "binarised"}:
         again |= {"cleaned", "pieces", "binarised"}
     logger.info("%s: %d files are missing and are made again", build.folder, len(missing))
@@ -515,7 +518,9 @@ def _write_line_map(build: _Build, settings: Settings) -> Dict[str, object]:
     tally = _tally(status)
     _check_not_empty(tally)
     if settings.shards > tally["kept"]:
-        raise L2RWError(f"--shards {settings.shards}: more than the {tally['kept']} pairs that are left; give a smaller number")
+        raise L2RWError(
+            f"--shards {settings.shards}: more than the {tally['kept']} pairs that are left; give a smaller number"
+        )
     lines = np.lib.format.open_memmap(build.path("train.lines.npy"), "w+", np.int64, (tally["kept"],))
     place = 0
     for first in range(0, len(status), BLOCK):
@@ -542,7 +547,9 @@ def _dropped_by_kind(labels: str, status) -> Dict[str, int]:
     gone: Counter = Counter()
     for number, kind in iter_labels(labels):
         if number >= len(status):
-            raise L2RWError(f"{labels}: line {number} is labelled, and the text has {len(status)} lines; give its own labels")
+            raise L2RWError(
+                f"{labels}: line {number} is labelled, and the text has {len(status)} lines; give its own labels"
+            )
         gone[kind] += int(status[number] != 0)
     return dict(sorted(gone.items()))
 

@@ -17,7 +17,7 @@ from typing import Sequence
 import torch
 
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.translation.checkpoint import allow_fairseq_globals
+from fairseq_l2rw.translation.checkpoint import allow_fairseq_globals, explain_unreadable, refuse_code
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,9 @@ def last_checkpoints(folder: str, count: int, by: str | None = None) -> list[str
     if by is None:
         there = [kind for kind in found if found[kind]]
         if len(there) == 2:
-            raise L2RWError(f"{folder}: checkpoints of epochs and of updates are there; choose with --by epoch or --by update")
+            raise L2RWError(
+                f"{folder}: checkpoints of epochs and of updates are there; choose with --by epoch or --by update"
+            )
         by = there[0] if there else "epoch"
     if len(found[by]) < count:
         raise L2RWError(
@@ -94,10 +96,10 @@ def _load(path: str) -> dict:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state["model"], dict):
             raise TypeError("its model is no dictionary")
-        return state
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise L2RWError(f"{path}: not a checkpoint of fairseq, or damaged ({reason}); give one as checkpoint5.pt") from error
+        raise L2RWError(explain_unreadable(path, error)) from error
+    refuse_code(path, state)
+    return state
 
 
 def _check_same_model(first: str, sums: dict, path: str, model: dict) -> None:

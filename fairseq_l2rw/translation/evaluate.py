@@ -129,7 +129,10 @@ def evaluate(
     if scoring.compound_split:
         result["BLEU_compound"] = score_compound_split(hypotheses, references, moses)
     if scoring.detokenize and translation.fairseq_bleu is not None:
-        result["BLEU_fairseq"] = {"score": translation.fairseq_bleu, "signature": "fairseq-generate, on the model's own tokens"}
+        result["BLEU_fairseq"] = {
+            "score": translation.fairseq_bleu,
+            "signature": "fairseq-generate, on the model's own tokens",
+        }
     written = {f"{subset}.hyp": hypotheses}
     if against is not None:
         if others is None:
@@ -219,7 +222,11 @@ def score(
 
 
 def compare(
-    hypotheses: Sequence[str], others: Sequence[str], references: Sequence[str], metrics: Dict[str, object], samples: int
+    hypotheses: Sequence[str],
+    others: Sequence[str],
+    references: Sequence[str],
+    metrics: Dict[str, object],
+    samples: int,
 ) -> Dict[str, Dict[str, object]]:
     """sacrebleu's paired bootstrap (Koehn 2004) of two systems on the same references; `others` are its baseline.
 
@@ -251,7 +258,10 @@ def score_compound_split(hypotheses: Sequence[str], references: Sequence[str], m
     """
     from sacrebleu.metrics import BLEU
 
-    sides = [[_HYPHEN.sub(r"\1 ##AT##-##AT## \2", line) for line in moses.tokenize(side)] for side in (hypotheses, references)]
+    sides = [
+        [_HYPHEN.sub(r"\1 ##AT##-##AT## \2", line) for line in moses.tokenize(side)]
+        for side in (hypotheses, references)
+    ]
     metric = BLEU(tokenize="none", force=True)
     value = metric.corpus_score(sides[0], [sides[1]]).score
     return {"score": value, "signature": f"{metric.get_signature()}, Moses tokens, split at compound hyphens"}
@@ -285,7 +295,9 @@ def _check_checkpoints(option: str, path: str) -> List[str]:
     checkpoints = path.split(os.pathsep)
     for checkpoint in checkpoints:
         if not os.path.isfile(checkpoint):
-            raise L2RWError(f"{option} {checkpoint}: no such file; give a checkpoint, as checkpoints/checkpoint_last.pt")
+            raise L2RWError(
+                f"{option} {checkpoint}: no such file; give a checkpoint, as checkpoints/checkpoint_last.pt"
+            )
     return checkpoints
 
 
@@ -309,7 +321,10 @@ def _read_references(data: str, subset: str, tgt: str, given: Optional[str]) -> 
 def _read_translations(path: str, count: int) -> List[str]:
     lines = list(read_lines(path))
     if len(lines) != count:
-        raise L2RWError(f"--against {path}: {len(lines)} lines, and {count} sentences are translated; give a checkpoint (.pt) or a file with one translation a line")  # fmt: skip
+        raise L2RWError(
+            f"--against {path}: {len(lines)} lines, and {count} sentences are translated; give a checkpoint (.pt) or a file "
+            "with one translation a line"
+        )
     return lines
 
 

@@ -33,7 +33,9 @@ def complete(script, cwd, *words):
         'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}; '
         '"$function" fairseq-l2rw "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"; printf "%s\\n" "${COMPREPLY[@]}"'
     )
-    done = subprocess.run(["bash", "-c", code, str(script), "fairseq-l2rw", *words], cwd=cwd, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", code, str(script), "fairseq-l2rw", *words], cwd=cwd, capture_output=True, text=True
+    )
     assert not done.stderr, done.stderr
     return {line.strip() for line in done.stdout.splitlines()}
 

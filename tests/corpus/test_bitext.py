@@ -3,7 +3,7 @@
 import gzip
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq_l2rw.corpus.bitext import (
@@ -24,6 +24,7 @@ LINE_SEPARATORS = ["a\u2028b", "a\x85b", "a\rb", "a\r", "\x0b\x0c\x1c\x1d\x1e", 
 
 
 @pytest.mark.parametrize("name", ["text.de", "text.de.gz", "text.de.zst"])
+@settings(deadline=None)
 @given(lines=LINES)
 def test_any_line_comes_back_unchanged(tmp_path_factory, name, lines):
     if name.endswith(".zst"):

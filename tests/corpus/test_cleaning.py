@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fairseq_l2rw.corpus.cleaning import REASONS, Cleaner, SeenPairs, length_reason
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(chunks=st.lists(st.lists(st.integers(0, 60), max_size=30), max_size=12))
 def test_seen_pairs_are_a_set(chunks):
     seen, oracle = SeenPairs(), set()

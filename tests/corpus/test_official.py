@@ -87,7 +87,9 @@ def test_iwslt14(iwslt14, tmp_path):
     # every 23rd of those kept, in order: the recipe, by hand
     pairs = []
     for pair in zip(*(["A title", "TALK: a description.", *text[lang]["train"][:230]] for lang in ("de", "en"))):
-        tokens = [MosesTokenizer(lang).tokenize(side, return_str=True).lower() for lang, side in zip(("de", "en"), pair)]
+        tokens = [
+            MosesTokenizer(lang).tokenize(side, return_str=True).lower() for lang, side in zip(("de", "en"), pair)
+        ]
         lengths = [len(side.split()) for side in tokens]
         if max(lengths) <= 1.5 * min(lengths):
             pairs.append(tokens[0])
@@ -95,7 +97,9 @@ def test_iwslt14(iwslt14, tmp_path):
 
 
 def test_what_is_missing_is_named(wmt14, iwslt14, tmp_path):
-    with pytest.raises(L2RWError, match=r"--raw .*: no training-parallel-europarl-v7\.tgz in it, nor training/europarl"):
+    with pytest.raises(
+        L2RWError, match=r"--raw .*: no training-parallel-europarl-v7\.tgz in it, nor training/europarl"
+    ):
         official.write_wmt14(str(tmp_path), str(tmp_path / "out"))
     with pytest.raises(L2RWError, match=r"--raw .*: no de-en\.tgz in it and no train\.tags\.de-en\.de"):
         official.write_iwslt14(str(tmp_path), str(tmp_path / "out"))

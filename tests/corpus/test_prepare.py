@@ -58,7 +58,10 @@ def write_corpus(folder):
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     prefixes, reasons = write_corpus(folder)
-    write_lines(prefixes["train"] + ".labels.tsv", ["id\tkind"] + [f"{row}\t{'clean' if row % 4 else 'misaligned'}" for row in range(609)])
+    write_lines(
+        prefixes["train"] + ".labels.tsv",
+        ["id\tkind"] + [f"{row}\t{'clean' if row % 4 else 'misaligned'}" for row in range(609)],
+    )
     return prefixes, reasons
 
 
@@ -264,7 +267,9 @@ def test_the_sample_of_sentencepiece_follows_the_seed(corpus):
     from fairseq_l2rw.corpus.pieces import train_model
 
     paths = [f"{corpus[0]['train']}.{lang}" for lang in ("de", "en")]
-    models = [train_model(paths, part, seed, 200, "nmt_nfkc") for part, seed in ((0.2, 1), (0.2, 1), (0.2, 2), (1, 1), (1, 2))]
+    models = [
+        train_model(paths, part, seed, 200, "nmt_nfkc") for part, seed in ((0.2, 1), (0.2, 1), (0.2, 2), (1, 1), (1, 2))
+    ]
     assert models[0] == models[1] != models[2] and models[3] == models[4] != models[0]
 
 
@@ -291,6 +296,7 @@ def test_a_kill_after_each_stage(data, corpus, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             prepare(str(out), corpus[0], SETTINGS)
         assert done[-1] == stage and os.listdir(tmp_path) == [".data.partial"]
+        (tmp_path / ".data.partial" / "raw" / ".train.de.partial-1").write_text("half")  # what a kill leaves of a file
     for name in ("_write_raw", "_clean", "_train_sentencepiece", "_cut_into_pieces"):
         monkeypatch.setattr(module, name, None)  # calling one of them again would fail
     assert prepare(str(out), corpus[0], SETTINGS)["reused"] is False
@@ -431,7 +437,12 @@ def test_colon_in_the_name(corpus, tmp_path):
 
 @pytest.mark.parametrize("columns", [(0, 1), (2, 2)])
 def test_columns_that_cannot_be(corpus, tmp_path, columns):
-    refused(tmp_path, corpus[0], replace(SETTINGS, columns=columns), r"--columns \d,\d: give two different columns from 1 on")
+    refused(
+        tmp_path,
+        corpus[0],
+        replace(SETTINGS, columns=columns),
+        r"--columns \d,\d: give two different columns from 1 on",
+    )
 
 
 def test_shards(corpus, tmp_path):
@@ -446,7 +457,9 @@ def test_a_failure_of_fairseq_is_told_and_gone_on_from(corpus, tmp_path, monkeyp
     """It is not the text's fault (a full disk, say): what was done before stays."""
     failed = subprocess.CompletedProcess([], 1, stdout="what fairseq said\n")
     monkeypatch.setattr(module.subprocess, "run", lambda *args, **kwargs: failed)
-    with pytest.raises(L2RWError, match=r"fairseq-preprocess ended with status 1; .*Run the same command again to go on"):
+    with pytest.raises(
+        L2RWError, match=r"fairseq-preprocess ended with status 1; .*Run the same command again to go on"
+    ):
         prepare(str(tmp_path / "data"), corpus[0], SETTINGS)
     assert "what fairseq said" in capsys.readouterr().err
     monkeypatch.setattr(module, "_cut_into_pieces", None)

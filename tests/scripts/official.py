@@ -13,7 +13,10 @@ from fairseq_l2rw.corpus.bitext import read_lines
 from fairseq_l2rw.corpus.toy import write_toy
 
 #: what every test set has besides: quotes, an ampersand, a compound with a hyphen, a mark that Unicode calls a line end
-ODD = {"de": ["Das „SAP-System“ von A & B\u2028 ist neu.", "Er sagt: \"Geht’s?\""], "en": ["The SAP system of A & B\u2028 is new.", "He says: \"OK?\""]}
+ODD = {
+    "de": ["Das „SAP-System“ von A & B\u2028 ist neu.", 'Er sagt: "Geht’s?"'],
+    "en": ["The SAP system of A & B\u2028 is new.", 'He says: "OK?"'],
+}
 
 
 def sentences(folder: Path, sizes: dict[str, int]) -> dict[str, dict[str, list[str]]]:
@@ -43,7 +46,11 @@ def plain(lines: list[str]) -> str:
 def sgm(lines: list[str], kind: str, lang: str) -> str:
     """One document of WMT's format: not escaped, segments at the beginning of their lines."""
     segments = [f'<seg id="{number}">{line}</seg>' for number, line in enumerate(lines, start=1)]
-    head = [f'<{kind}set setid="newstest2014" srclang="any" trglang="{lang}">', f'<doc sysid="{kind}" docid="a" genre="news" origlang="{lang}">', "<p>"]
+    head = [
+        f'<{kind}set setid="newstest2014" srclang="any" trglang="{lang}">',
+        f'<doc sysid="{kind}" docid="a" genre="news" origlang="{lang}">',
+        "<p>",
+    ]
     return plain([*head, *segments, "</p>", "</doc>", f"</{kind}set>"])
 
 
@@ -51,7 +58,8 @@ def wmt14(folder: Path, train: int = 300, dev: int = 40, test: int = 12) -> dict
     """The five archives of WMT14 that hold English-German; returns the text."""
     folder.mkdir(parents=True)
     text = sentences(
-        folder.parent / "wmt14-text", {"europarl": train, "crawl": train, "news": train, "2012": dev, "2013": dev, "test": test}
+        folder.parent / "wmt14-text",
+        {"europarl": train, "crawl": train, "news": train, "2012": dev, "2013": dev, "test": test},
     )
     for lang in ("de", "en"):
         text[lang]["test"] += ODD[lang]
@@ -67,7 +75,9 @@ def wmt14(folder: Path, train: int = 300, dev: int = 40, test: int = 12) -> dict
             members["commoncrawl.de-en.annotation"] = other
         write_archive(folder / name, members)
     members = {"dev/newstest2012-src.en.sgm": sgm(text["en"]["2012"], "src", "en")}
-    members.update({f"dev/newstest{year}.{lang}": plain(text[lang][year]) for year in ("2012", "2013") for lang in ("de", "en")})
+    members.update(
+        {f"dev/newstest{year}.{lang}": plain(text[lang][year]) for year in ("2012", "2013") for lang in ("de", "en")}
+    )
     write_archive(folder / "dev.tgz", members)
     members = {
         f"test-full/newstest2014-deen-{kind}.{lang}.sgm": sgm(text[lang]["test"], kind, lang)
@@ -96,7 +106,9 @@ def iwslt14(folder: Path, train: int = 460, test: int = 5) -> dict[str, dict[str
         ]  # fmt: skip
         members[f"de-en/train.tags.de-en.{lang}"] = plain([*talks, *lines[:half], *talks, *lines[half:]])
         for name in IWSLT14_TESTS:
-            segments = [f'<seg id="{number}"> {escape(line)} </seg>' for number, line in enumerate(text[lang][name], start=1)]
+            segments = [
+                f'<seg id="{number}"> {escape(line)} </seg>' for number, line in enumerate(text[lang][name], start=1)
+            ]
             kind = "srcset" if lang == "de" else "refset"
             members[f"de-en/IWSLT14.{name}.de-en.{lang}.xml"] = plain([
                 '<?xml version="1.0" encoding="UTF-8"?>', "<mteval>", f'<{kind} setid="iwslt2014" srclang="german">',

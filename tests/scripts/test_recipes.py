@@ -60,7 +60,12 @@ def test_wmt14(commands, tmp_path):
     assert "compound hyphens" in result["BLEU_compound"]["signature"]
     assert re.search(r"^deep seed 1 +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+$", done.stdout, re.MULTILINE)
     data = json.loads((tmp_path / "out" / "data" / "prepare.json").read_text())
-    assert data["lines"] == {"train": 450, "valid": 30, "test": 10, "meta": 30}  # 2012 for the teacher, 2013 to validate
+    assert data["lines"] == {
+        "train": 450,
+        "valid": 30,
+        "test": 10,
+        "meta": 30,
+    }  # 2012 for the teacher, 2013 to validate
     assert (tmp_path / "out" / "seed1" / "deep" / "average.pt").exists()
     log = (tmp_path / "out" / "seed1" / "deep" / "train.log").read_text()
     assert "dev batches from 'meta' (30 pairs)" in log
@@ -78,10 +83,26 @@ def test_iwslt14(commands, tmp_path):
 
 def test_multi30k_with_noise(commands, tmp_path):
     official.multi30k(tmp_path / "raw", train=200)
-    options = ["--raw", "raw", "--out", "out", "--updates", 2, "--teacher", "deep", "--noise", "misaligned:0.5", "--meta-size", 20]
+    options = [
+        "--raw",
+        "raw",
+        "--out",
+        "out",
+        "--updates",
+        2,
+        "--teacher",
+        "deep",
+        "--noise",
+        "misaligned:0.5",
+        "--meta-size",
+        20,
+    ]
     recipe("multi30k_de_en", *options, "--", *TINY, "--meta-max-tokens", 200, commands=commands, cwd=tmp_path)
     assert scores(tmp_path / "out", "deep")[0]["n"] == 16
-    assert set(json.loads((tmp_path / "out" / "seed1" / "deep" / "weights.json").read_text())["kinds"]) == {"clean", "misaligned"}
+    assert set(json.loads((tmp_path / "out" / "seed1" / "deep" / "weights.json").read_text())["kinds"]) == {
+        "clean",
+        "misaligned",
+    }
 
 
 # ---- killed -----------------------------------------------------------------
@@ -124,7 +145,10 @@ def test_killed_at_every_command_in_turn(tmp_path):
         done = recipe("wmt14_en_de", *options, status=-9, **how)
         assert "seed 1" not in done.stdout and len(log.read_text().splitlines()) == 1 + 2 * killed
     done = recipe("wmt14_en_de", *options, **how)
-    assert re.findall(r"^(\w+) +mean +([\d.]+) ± 0.00$", done.stdout, re.MULTILINE) == [("deep", "30.00"), ("uniform", "30.00")]
+    assert re.findall(r"^(\w+) +mean +([\d.]+) ± 0.00$", done.stdout, re.MULTILINE) == [
+        ("deep", "30.00"),
+        ("uniform", "30.00"),
+    ]
     calls = log.read_text().splitlines()
     assert len(set(calls)) == stages
     counts = {call: calls.count(call) for call in calls}
@@ -132,7 +156,21 @@ def test_killed_at_every_command_in_turn(tmp_path):
     recipe("wmt14_en_de", *options, **how)
     assert log.read_text().splitlines() == calls  # all is done
     # more updates: the trainings go on, and what hangs on them is done again
-    recipe("wmt14_en_de", "--raw", "raw", "--out", "out", "--updates", "5", "--seeds", "1", "--teacher", "deep", status=-9, **how)
+    recipe(
+        "wmt14_en_de",
+        "--raw",
+        "raw",
+        "--out",
+        "out",
+        "--updates",
+        "5",
+        "--seeds",
+        "1",
+        "--teacher",
+        "deep",
+        status=-9,
+        **how,
+    )
     assert "--max-update 5" in log.read_text().splitlines()[-1]
     assert not (tmp_path / "out" / "seed1" / "deep" / "eval").exists()
 
@@ -142,7 +180,9 @@ def test_a_training_that_outlived_its_script_is_not_disturbed(tmp_path):
     save = tmp_path / "out" / "seed1" / "deep"
     save.mkdir(parents=True)
     for name in ("python", "fairseq-train", "fairseq-l2rw"):
-        write_command(tmp_path / "bin" / name, STUB.format(name=name, python=sys.executable).replace("1) for", "9) for"))
+        write_command(
+            tmp_path / "bin" / name, STUB.format(name=name, python=sys.executable).replace("1) for", "9) for")
+        )
     official.wmt14(tmp_path / "raw", train=3, dev=2, test=1)
     options = ["--raw", "raw", "--out", "out", "--updates", "4", "--teacher", "deep"]
     how = {"commands": tmp_path / "bin", "cwd": tmp_path, "STUB_LOG": str(tmp_path / "calls")}
@@ -160,11 +200,26 @@ def test_a_training_that_outlived_its_script_is_not_disturbed(tmp_path):
 
 @pytest.mark.parametrize("name", ["wmt14_en_de", "iwslt14_de_en", "multi30k_de_en"])
 def test_dry_run_prints_every_command_and_does_nothing(name, commands, tmp_path):
-    done = recipe(name, "--dry-run", "--out", "out", "--seeds", "1,2,3", "--updates", 7, "--", "--fp16", commands=commands, cwd=tmp_path)
+    done = recipe(
+        name,
+        "--dry-run",
+        "--out",
+        "out",
+        "--seeds",
+        "1,2,3",
+        "--updates",
+        7,
+        "--",
+        "--fp16",
+        commands=commands,
+        cwd=tmp_path,
+    )
     trainings = re.findall(r"^\+ fairseq-train .*", done.stdout, re.MULTILINE)
     assert len(trainings) == 6
     for seed in "123":
-        assert sum(f"--seed {seed} " in line and "--max-update 7 " in line and "--fp16" in line for line in trainings) == 2
+        assert (
+            sum(f"--seed {seed} " in line and "--max-update 7 " in line and "--fp16" in line for line in trainings) == 2
+        )
     for word in ("+ curl ", "+ fairseq-l2rw prepare ", "+ fairseq-l2rw evaluate "):
         assert word in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]
@@ -173,9 +228,15 @@ def test_dry_run_prints_every_command_and_does_nothing(name, commands, tmp_path)
 def test_several_gpus_by_fairseq_s_own_ways(commands, tmp_path):
     how = {"commands": commands, "cwd": tmp_path}
     torchrun = recipe("wmt14_en_de", "--dry-run", "--torchrun", 4, "--big", **how).stdout
-    assert re.search(r"^\+ torchrun --standalone --nproc_per_node 4 --no-python fairseq-train .*_big .*--update-freq 2 ", torchrun, re.M)
+    assert re.search(
+        r"^\+ torchrun --standalone --nproc_per_node 4 --no-python fairseq-train .*_big .*--update-freq 2 ",
+        torchrun,
+        re.M,
+    )
     slurm = recipe("wmt14_en_de", "--dry-run", "--slurm", 29500, **how).stdout
-    assert re.search(r"^\+ srun --kill-on-bad-exit fairseq-train .*--update-freq 8 .*--distributed-port 29500$", slurm, re.M)
+    assert re.search(
+        r"^\+ srun --kill-on-bad-exit fairseq-train .*--update-freq 8 .*--distributed-port 29500$", slurm, re.M
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,7 +257,11 @@ def test_bad_options(options, message, commands, tmp_path):
 def test_files_that_are_missing_are_named(commands, tmp_path):
     (tmp_path / "raw").mkdir()
     how = {"commands": commands, "cwd": tmp_path, "status": 2}
-    missing = {"wmt14_en_de": "training-parallel-europarl-v7.tgz", "iwslt14_de_en": "de-en.tgz", "multi30k_de_en": "train.de"}
+    missing = {
+        "wmt14_en_de": "training-parallel-europarl-v7.tgz",
+        "iwslt14_de_en": "de-en.tgz",
+        "multi30k_de_en": "train.de",
+    }
     for name, file in missing.items():
         error = recipe(name, "--raw", "raw", "--out", "out", **how).stderr
         assert len(error.splitlines()) == 1 and f"no {file}" in error, error

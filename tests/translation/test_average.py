@@ -61,7 +61,9 @@ def test_the_sum_keeps_what_float32_would_lose(tmp_path):
         write_checkpoint(path, 1, single=torch.tensor([value]))
     average_checkpoints(paths, str(tmp_path / "out.pt"))
     assert read(tmp_path / "out.pt")["model"]["single"].item() == 0.5
-    assert sum((torch.tensor([value]) for value in values), torch.zeros(1)).item() / 4 != 0.5  # which it is not in float32
+    assert (
+        sum((torch.tensor([value]) for value in values), torch.zeros(1)).item() / 4 != 0.5
+    )  # which it is not in float32
 
 
 def test_the_last_ones_of_a_folder(tmp_path, capsys):
@@ -94,7 +96,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, damage):
         torch.save([1], paths[1])
     else:
         open(paths[1], "wb").write(damage)
-    with pytest.raises(L2RWError, match=r"b\.pt: not a checkpoint of fairseq, or damaged \("):
+    with pytest.raises(L2RWError, match=r"b\.pt: cut short, or no checkpoint of fairseq-train \("):
         average_checkpoints(paths, str(tmp_path / "out.pt"))
     assert sorted(os.listdir(tmp_path)) == ["a.pt", "b.pt"]
 
@@ -105,7 +107,7 @@ def test_nothing_is_executed(tmp_path):
             return (open, (str(tmp_path / "executed"), "w"))
 
     torch.save({"model": {}, "evil": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(L2RWError, match=r"evil\.pt: not a checkpoint"):
+    with pytest.raises(L2RWError, match=r"evil\.pt: refused: it holds "):
         average_checkpoints([str(tmp_path / "evil.pt")], str(tmp_path / "out.pt"))
     assert os.listdir(tmp_path) == ["evil.pt"]
 

@@ -187,7 +187,9 @@ def test_without_an_installed_tokenizer_there_is_one_clear_line():
         try:
             __import__(module_name)
         except ImportError:
-            with pytest.raises(L2RWError, match=rf"BLEU for {language} needs the tokeniser {language}-mecab.*sacrebleu\[{extra}\]"):
+            with pytest.raises(
+                L2RWError, match=rf"BLEU for {language} needs the tokeniser {language}-mecab.*sacrebleu\[{extra}\]"
+            ):
                 make_metrics(language)
         else:
             assert f"tok:{language}-mecab" in score(["x"], ["x"], make_metrics(language))["BLEU"]["signature"]
@@ -208,13 +210,13 @@ def some_text(seed, spoilt=0.0):
 def stub(tmp_path, monkeypatch):
     """A folder of data with references, and checkpoints whose translations are known: returns paths of all."""
     texts = {"this.pt": some_text(2, 0.2), "other.pt": some_text(3, 0.35)}
-    write_lines(str(tmp_path / "data" / "prepare.json"), [json.dumps({"format": 2, "settings": {"src": "en", "tgt": "de"}})])
+    write_lines(
+        str(tmp_path / "data" / "prepare.json"), [json.dumps({"format": 2, "settings": {"src": "en", "tgt": "de"}})]
+    )
     write_lines(str(tmp_path / "data" / "raw" / "test.de"), some_text(1))
     for name in texts:
         (tmp_path / name).touch()
-    monkeypatch.setattr(
-        module, "generate", lambda data, path, *rest: Translation(texts[os.path.basename(path)], 12.34)
-    )
+    monkeypatch.setattr(module, "generate", lambda data, path, *rest: Translation(texts[os.path.basename(path)], 12.34))
     return tmp_path, texts
 
 
@@ -239,7 +241,11 @@ def test_paired_bootstrap_is_that_of_the_command(stub):
         assert result[name]["score"] == pytest.approx(entry["this"]["score"])
     assert result["against"]["BLEU"]["p_value"] < 0.05  # they do differ
     assert json.loads((folder / "out" / "test.json").read_text()) == result
-    assert re.search(r"^against .*other\.pt \(paired bootstrap\):\nBLEU +\d+\.\d\d .* p = 0\.0\d+$", format_scores(result), re.MULTILINE)
+    assert re.search(
+        r"^against .*other\.pt \(paired bootstrap\):\nBLEU +\d+\.\d\d .* p = 0\.0\d+$",
+        format_scores(result),
+        re.MULTILINE,
+    )
 
 
 def test_a_system_against_itself_does_not_differ():
@@ -267,7 +273,10 @@ def test_references_and_case_of_one_s_own(stub):
     folder, texts = stub
     data, this, file = (str(folder / name) for name in ("data", "this.pt", "references"))
     write_lines(file, [line.upper() for line in texts["this.pt"]])
-    score_it = lambda **how: module.evaluate(data, this, out=str(folder / "out"), scoring=Scoring(references=file, **how))  # noqa: E731
+
+    def score_it(**how):
+        return module.evaluate(data, this, out=str(folder / "out"), scoring=Scoring(references=file, **how))
+
     assert score_it()["BLEU"]["score"] < 1
     result = score_it(lowercase=True)
     assert result["BLEU"]["score"] == pytest.approx(100) and "case:lc" in result["BLEU"]["signature"]
@@ -282,8 +291,10 @@ def test_a_model_of_moses_tokens(stub, monkeypatch):
     folder, _ = stub
     tokens = ["das ist &quot; A &amp; B &quot; , sagt er ."] * 40
     monkeypatch.setattr(module, "generate", lambda *args: Translation(tokens, 12.34))
-    result = module.evaluate(str(folder / "data"), str(folder / "this.pt"), out=str(folder / "out"), scoring=Scoring(detokenize=True))
-    assert next(read_lines(str(folder / "out" / "test.hyp"))) == "das ist \"A & B\", sagt er."
+    result = module.evaluate(
+        str(folder / "data"), str(folder / "this.pt"), out=str(folder / "out"), scoring=Scoring(detokenize=True)
+    )
+    assert next(read_lines(str(folder / "out" / "test.hyp"))) == 'das ist "A & B", sagt er.'
     assert result["BLEU_fairseq"]["score"] == 12.34
 
 
@@ -330,9 +341,15 @@ def test_a_folder_without_raw_text(tmp_path, checkpoint):
 def test_a_file_that_is_no_checkpoint(data, tmp_path):
     path = tmp_path / "broken.pt"
     path.write_bytes(b"no checkpoint")
-    with pytest.raises(L2RWError, match=r"broken.pt: cut short, or no checkpoint of fairseq-train"):
+    with pytest.raises(L2RWError, match=r"broken\.pt: cut short, or no checkpoint of fairseq-train"):
         module.evaluate(data, str(path), search=Search(cpu=True))
     assert os.listdir(tmp_path) == ["broken.pt"]
+
+
+def test_another_failure_of_fairseq_shows_its_messages(capsys):
+    with pytest.raises(L2RWError, match=r"^fairseq-generate failed: ValueError: odd; its messages stand above$"):
+        module._report_failure(1, [b"a message\n"], b"Traceback\nValueError: odd\n")
+    assert capsys.readouterr().err == "a message\nTraceback\nValueError: odd\n"
 
 
 def test_missing_translations_are_told(data, checkpoint, monkeypatch, tmp_path):
