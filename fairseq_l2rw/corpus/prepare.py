@@ -34,7 +34,16 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from fairseq_l2rw.corpus.bitext import Bitext, Pair, file_sha256, find_bitext, read_pairs, remove_partial, write_lines, writing
+from fairseq_l2rw.corpus.bitext import (
+    Bitext,
+    Pair,
+    file_sha256,
+    find_bitext,
+    read_pairs,
+    remove_partial,
+    write_lines,
+    writing,
+)
 from fairseq_l2rw.corpus.lines import RECORD, data_folder, iter_labels
 from fairseq_l2rw.errors import L2RWError
 

@@ -3,11 +3,11 @@
 import tarfile
 
 import pytest
-from scripts import official as make
 
 from fairseq_l2rw.corpus import official
 from fairseq_l2rw.corpus.bitext import read_lines
 from fairseq_l2rw.errors import L2RWError
+from scripts import official as make
 
 
 @pytest.fixture(scope="module")

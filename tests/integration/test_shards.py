@@ -2,9 +2,8 @@
 
 import re
 
-from integration.commands import TEACHER, TRANSFORMER, train
-
 from fairseq_l2rw.corpus.prepare import Settings, prepare
+from integration.commands import TEACHER, TRANSFORMER, train
 
 
 def test_training_takes_one_shard_an_epoch(corpus, tmp_path):

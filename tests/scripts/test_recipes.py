@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from scripts import official
 
 ROOT = Path(__file__).parents[2]
