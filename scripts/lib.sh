@@ -20,7 +20,8 @@ COMMON_USAGE="\
   --average N       translate with the mean of the last N checkpoints; 1: with the last one
   --workers N       processes that prepare the data (default: 1)
   --torchrun N      train with N workers of this machine through torchrun (fairseq alone takes every GPU it sees)
-  --slurm PORT      train through srun, inside an allocation of sbatch or salloc; PORT is fairseq's --distributed-port
+  --slurm PORT      train through srun, inside an allocation with one task a node (fairseq starts a worker for each GPU);
+                    PORT is fairseq's --distributed-port
   --dry-run         print every command and run none
 
 Safe to repeat, after a kill as well: a stage that is done is not done again, an interrupted one goes on or begins anew.

@@ -17,7 +17,7 @@ It is built in a folder beside DATA and renamed when complete, so DATA exists wh
 stage by stage: after a kill the same command goes on from there. Bad text leaves nothing behind.
 
 The corpus is streamed. Memory that grows with it: eight bytes a pair to find duplicates (`corpus.cleaning`), and what
-fairseq-preprocess keeps of a shard (about 40 bytes a pair). The folder takes about three times the text while it is made.
+fairseq-preprocess keeps of a shard (about 40 bytes a pair). While it is made, the folder takes about five times the text.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 2
 CHUNK = 10_000  # pairs cleaned at a time
-BLOCK = 1_000_000  # raw lines whose status is looked at together
+BLOCK = 100_000  # raw lines whose status is looked at together
 MAX_SHARDS = 256  # all of them are written at once, two files each
 
 

