@@ -17,7 +17,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 UPDATES=50000 AVERAGE=5 META_SIZE=2000
 own_option() {
-  [[ "$1" == --meta-size ]] && META_SIZE="${2:?--meta-size needs a number}"
+  [[ "$1" == --meta-size ]] && value "$@" && META_SIZE="$VALUE"
 }
 parse_options "$@"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -49,15 +49,15 @@ parse_options() {
     esac
     OWN_WORDS=2
     case "$1" in
-      --raw) RAW="$(absolute "${2:?--raw needs a folder}")" ;;
-      --out) OUT="$(absolute "${2:?--out needs a folder}")" ;;
-      --teacher) TEACHERS="${2:?--teacher needs names}" ;;
-      --seeds | --seed) SEEDS="${2:?--seeds needs numbers}" ;;
-      --updates) UPDATES="${2:?--updates needs a number}" ;;
-      --average) AVERAGE="${2:?--average needs a number}" ;;
-      --workers) WORKERS="${2:?--workers needs a number}" ;;
-      --torchrun) TORCHRUN="${2:?--torchrun needs a number of workers}" ;;
-      --slurm) SLURM="${2:?--slurm needs a port}" ;;
+      --raw) value "$@" && RAW="$(absolute "$VALUE")" ;;
+      --out) value "$@" && OUT="$(absolute "$VALUE")" ;;
+      --teacher) value "$@" && TEACHERS="$VALUE" ;;
+      --seeds | --seed) value "$@" && SEEDS="$VALUE" ;;
+      --updates) value "$@" && UPDATES="$VALUE" ;;
+      --average) value "$@" && AVERAGE="$VALUE" ;;
+      --workers) value "$@" && WORKERS="$VALUE" ;;
+      --torchrun) value "$@" && TORCHRUN="$VALUE" ;;
+      --slurm) value "$@" && SLURM="$VALUE" ;;
       *) own_option "$@" || fail "unknown option $1 (see --help)" ;;
     esac
     shift "$OWN_WORDS"
@@ -66,6 +66,12 @@ parse_options() {
   [[ "$SEEDS" =~ ^[0-9]+(,[0-9]+)*$ ]] || fail "--seeds $SEEDS: give numbers, as 1,2,3"
   [[ -z "$TORCHRUN" || -z "$SLURM" ]] || fail "--torchrun and --slurm: give one of the two"
   [[ -z "$RAW" || -d "$RAW" ]] || fail "--raw $RAW: no such folder"
+}
+
+# value OPTION VALUE...: sets VALUE.
+value() {
+  [[ $# -ge 2 ]] || fail "$1 needs a value (see --help)"
+  VALUE="$2"
 }
 
 # The recipes work from the repository root; names on the command line are meant from where it was typed.

@@ -19,9 +19,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 UPDATES=2500 NOISE="" NOISE_SEED=1 META_SIZE=800 TOGETHER=1
 own_option() {
   case "$1" in
-    --noise) NOISE="${2:?--noise needs KIND:RATE}" ;;
-    --noise-seed) NOISE_SEED="${2:?--noise-seed needs a number}" ;;
-    --meta-size) META_SIZE="${2:?--meta-size needs a number}" ;;
+    --noise) value "$@" && NOISE="$VALUE" ;;
+    --noise-seed) value "$@" && NOISE_SEED="$VALUE" ;;
+    --meta-size) value "$@" && META_SIZE="$VALUE" ;;
     *) return 1 ;;
   esac
 }

@@ -244,6 +244,7 @@ def test_several_gpus_by_fairseq_s_own_ways(commands, tmp_path):
     "options, message",
     [
         (["--bogus"], "unknown option --bogus (see --help)"),
+        (["--raw"], "--raw needs a value (see --help)"),
         (["--seeds", "1,x"], "--seeds 1,x: give numbers, as 1,2,3"),
         (["--updates", "x"], "--updates, --average, --workers, --torchrun and --slurm take whole numbers"),
         (["--torchrun", "2", "--slurm", "1"], "--torchrun and --slurm: give one of the two"),
