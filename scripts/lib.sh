@@ -135,18 +135,25 @@ stage() {
 
 # download FOLDER URL...: fetches what is not there yet; an interrupted file is gone on with.
 download() {
-  local folder="$1" url file
+  local folder="$1" url file begun
   shift
   run mkdir -p "$folder"
   for url in "$@"; do
     file="$folder/${url##*/}"
     [[ ! -f "$file" || -n "$DRY" ]] || continue
     [[ -n "$DRY" ]] || echo "downloading ${url##*/}"
-    run curl --fail --silent --show-error --location --continue-at - --output "$file.part" "$url" ||
-      fail "could not download $url; fetch it by hand and give its folder with --raw DIR"
+    begun=""
+    [[ ! -f "$file.part" ]] || begun=1
+    if ! fetch "$url" "$file.part"; then
+      # what was begun may be whole already (a server refuses to go on with it), or of another version
+      [[ -n "$begun" ]] && rm -f "$file.part" && fetch "$url" "$file.part" ||
+        fail "could not download $url; fetch it by hand and give its folder with --raw DIR"
+    fi
     run mv "$file.part" "$file"
   done
 }
+
+fetch() { run curl --fail --silent --show-error --location --continue-at - --output "$2" "$1"; }
 
 # ---- trainings --------------------------------------------------------------
 
