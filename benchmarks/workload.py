@@ -17,6 +17,7 @@ from fairseq import options as fairseq_options
 from fairseq import tasks, utils
 from fairseq.data import Dictionary, indexed_dataset
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
@@ -100,6 +101,8 @@ class Training:
             words[words.index("--source-lang") + 1], words[words.index("--target-lang") + 1] = languages
         parser = fairseq_options.get_training_parser()
         cfg = convert_namespace_to_omegaconf(fairseq_options.parse_args_and_arch(parser, [str(word) for word in words]))
+        if cfg.distributed_training.distributed_world_size > 1:
+            distributed_utils.distributed_init(cfg)
         utils.set_torch_seed(arguments.seed)
         metrics.reset()
         self.task = tasks.setup_task(cfg.task)

@@ -1,0 +1,113 @@
+"""Peak memory of ``l2rw_translation`` against fairseq's plain ``translation``: same model, same batches, a process for each.
+
+    python -m benchmarks.memory --threads 1 --json memory.json
+
+On a GPU: what torch has allocated at most. On a CPU: the peak of the process's resident memory, less what it had when all was imported;
+the C library's allocator adds some noise, so each is measured several times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import subprocess
+import sys
+import tempfile
+
+import torch
+
+from benchmarks import workload
+from benchmarks.record import ROOT, table, write_json
+
+BAR = 1.3
+#: contender -> options; None: plain translation
+CONTENDERS = {
+    "plain translation": None,
+    "defaults": [],
+    "loss, forward": ["--meta-objective", "loss", "--meta-gradient", "forward"],
+    "forward": ["--meta-gradient", "forward"],
+    "backward": ["--meta-gradient", "backward"],
+    "ghost": ["--meta-gradient", "ghost"],
+}
+#: updates until every kind of noise had its turn and every average is there
+UPDATES = 10
+
+
+def peak(arguments, name: str) -> float:
+    """MiB that a training takes at most; to be called in a process of its own."""
+    gpu = torch.cuda.is_available() and not arguments.cpu
+    before = _resident()
+    options = CONTENDERS[name]
+    if options is None:
+        training = workload.Training(arguments.data, arguments, "translation")
+    else:
+        dev = max(1, int(arguments.dev_share * arguments.max_tokens))
+        training = workload.Training(
+            arguments.data, arguments, "l2rw_translation", "--meta-start", 0, "--meta-interval", 1, "--meta-max-tokens", dev, *options
+        )
+    longest = max(training.batches, key=lambda batch: batch["target"].numel())
+    training.batches = [longest]
+    for _ in range(UPDATES):
+        training.update()
+    return torch.cuda.max_memory_allocated() / 2**20 if gpu else _most() - before
+
+
+def _most():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _resident():
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+    except OSError:
+        return _most()
+
+
+def main(words: list[str] | None = None) -> dict:
+    """Measures, prints, writes; returns the results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    workload.add_arguments(parser)
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each contender")
+    parser.add_argument("--only", nargs="*", choices=list(CONTENDERS), default=list(CONTENDERS), help="contenders")
+    parser.add_argument("--child", choices=list(CONTENDERS), help=argparse.SUPPRESS)
+    arguments = parser.parse_args(words)
+    logging.disable(logging.INFO)
+    workload.prepare(arguments)
+    if arguments.child:
+        print(json.dumps(peak(arguments, arguments.child)))
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        given = list(sys.argv[1:] if words is None else words)
+        if not arguments.data:
+            workload.write_random_text(folder, arguments.vocabulary, arguments.seed, {"train": 2000, "meta": 500})
+            given += ["--data", folder]
+
+        def child(name):
+            command = [sys.executable, "-m", "benchmarks.memory", *given, "--child", name]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            return float(done.stdout.splitlines()[-1])
+
+        only = dict.fromkeys(["plain translation", *arguments.only])
+        peaks = workload.interleaved({name: lambda n=name: child(n) for name in only}, arguments.rounds, warm_up=0)
+    plain = workload.median(peaks["plain translation"])
+    rows, results = [], {}
+    for name, values in peaks.items():
+        middle = workload.median(values)
+        results[name] = {"mebibytes": workload.spread(values), "ratio": middle / plain}
+        rows.append({"training": name, "MiB": round(middle), "from": round(min(values)), "to": round(max(values)),
+                     "ratio": middle / plain, "bar": None if name == "plain translation" else BAR,
+                     "holds": None if name == "plain translation" else ("yes" if middle <= BAR * plain else "no")})  # fmt: skip
+    print(table(rows))
+    if arguments.json:
+        write_json(arguments.json, vars(arguments), results)
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""One teacher update, ours and theirs: same fairseq Transformer, batches, teacher and J = the loss of a dev batch.
+
+    python -m benchmarks.versus --threads 1 --json versus.json
+
+* ``forward``, ``backward``, ``ghost``: ours (the first two exact; the last with the direction of the update before);
+* ``higher``: Meta-Weight-Net's unrolling: a virtual step with a graph of the gradient, through the differentiable Adam of the
+  library ``higher``, then the dev loss at the new parameters and one backward pass to the teacher (exact);
+* ``SAMA``: Betty's algorithm, written from its paper (``benchmarks/sama.py``), both sides of the difference with the step's own
+  dropout masks (its own code draws new ones for each side).
+
+Time is what a teacher update adds to the student's own weighted step (for ``backward`` and ``ghost`` that is measured by turns
+with and without it). The error is that of the teacher's gradient against ``unrolled``, which differentiates the step as autograd does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks import sama, workload
+from benchmarks.record import table, write_json
+from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer, RandomState
+from fairseq_l2rw.meta.functional import evaluating, swapped
+from fairseq_l2rw.translation.student import TranslationStudent
+
+OURS = ("forward", "backward", "ghost", "finite-difference")
+#: contender -> bars: most of the time of `higher`, of SAMA
+BARS = {"forward": (0.6, 1.0), "backward": (0.6, 1.0), "ghost": (0.5, 0.5)}
+
+
+class Bench:
+    """A student, its optimizer (torch's Adam) and its batches; :meth:`step` is one weighted step with any contender's update.
+
+    Every contender starts a step at the same parameters, optimizer state, teacher and random state.
+    """
+
+    def __init__(self, data: str, arguments):
+        options = ["--meta-objective", "loss", "--meta-max-tokens", max(1, int(arguments.dev_share * arguments.max_tokens))]
+        training = workload.Training(data, arguments, "l2rw_translation", *options)
+        self.training, self.task = training, training.task
+        self.student = TranslationStudent(training.trainer.get_model(), training.trainer.get_criterion(), None)
+        self.capture = self.task.capture
+        self.batch = training.trainer._prepare_sample(training.batches[0])[0]
+        self.dev, self.dev_before = (training.trainer._prepare_sample(self.task.dev_batches())[0] for _ in range(2))
+        self.student.module.train()
+        self.parameters = list(self.student.module.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, lr=5e-4, betas=(0.9, 0.98))
+        for batch in training.batches[1 : 1 + arguments.start]:  # so that the moments are not empty
+            losses, n_tokens = self.student.losses(training.trainer._prepare_sample(batch)[0])
+            self._own_step((losses.sum() / n_tokens.sum()))
+        self.metas = {mode: self._meta(mode) for mode in (*OURS, "unrolled")}
+
+    def _meta(self, mode):
+        config = MetaConfig(
+            objective="loss", momentum=0.0, replay=0, prior_strength=0.0, start=0, gradient=mode, normalization="tokens"
+        )
+        meta = MetaTrainer(self.student, FeatureLayout(self.capture.widths()), config)
+        meta.attach(self.optimizer)
+        with torch.no_grad():  # weights that differ from pair to pair
+            for i, p in enumerate(meta.teacher.parameters()):
+                p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)).to(p))
+        meta.teacher.standardizer.update(torch.randn(50, meta.teacher.layout.width, generator=torch.Generator().manual_seed(0))
+                                         .to(self.parameters[0]))  # fmt: skip
+        self._freeze(meta)
+        return meta
+
+    @staticmethod
+    def _freeze(meta):
+        """The teacher's step is left out of all contenders; its gradient is kept to be compared."""
+        meta.teacher_optimizer.step = lambda: setattr(meta, "gradient", [p.grad.clone() for p in meta.teacher.parameters()])
+        meta._renew_statistics = lambda rows: None
+
+    def _own_step(self, loss):
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def _forward(self, meta):
+        with meta.watched(), self.capture.states() as states:
+            losses, n_tokens = self.student.losses(self.batch)
+        source, target = self.batch["net_input"]["src_tokens"], self.batch["target"]
+        lengths = source.ne(self.student.criterion.padding_idx).sum(1)
+        return losses, n_tokens, lengths, states.means(source, target)
+
+    def step(self, meta: MetaTrainer | None, dev=None):
+        """The student's weighted step, with the teacher update of ``meta`` or, for None, without one."""
+        with_update, meta = meta is not None, meta or self.metas["forward"]
+        if with_update:
+            meta.begin_update(0)
+        state = RandomState.capture()
+        losses, n_tokens, lengths, internal = self._forward(meta)
+        rows = meta.features(losses, n_tokens, lengths, internal)
+        with torch.no_grad():
+            weights = meta.teacher(rows).prod(1)
+        sizes = n_tokens.to(losses.dtype)
+        if with_update:
+            meta.record(self.batch, rows, weights, losses, sizes, n_tokens, state)
+        self.optimizer.zero_grad()
+        ((weights * losses).sum() / sizes.sum()).backward()
+        if with_update:
+            meta.before_step()
+        self.optimizer.step()
+        if with_update:
+            meta.after_step(lambda: self.dev if dev is None else dev)
+
+    def _weighted(self, teacher, losses, n_tokens, rows):
+        weights = teacher(rows).prod(1)  # attached to the teacher
+        return (weights * losses).sum() / n_tokens.sum()
+
+    def higher(self):
+        """Meta-Weight-Net's update; its virtual step alone (the student's own step comes after it)."""
+        import higher
+
+        meta = self.metas["forward"]
+        teacher = list(meta.teacher.parameters())
+        theta = [p.detach().clone().requires_grad_() for p in self.parameters]
+        adam = higher.optim.get_diff_optim(self.optimizer, self.parameters)
+        with sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng():
+            with swapped(self.student.module, self.parameters, theta):
+                losses, n_tokens, lengths, internal = self._forward(meta)
+                rows = meta.features(losses, n_tokens, lengths, internal)
+                loss = self._weighted(meta.teacher, losses, n_tokens, rows)
+                new = adam.step(loss, params=theta)
+            with swapped(self.student.module, self.parameters, list(new)), evaluating(self.student.module):
+                value = self.student.dev_loss(self.dev)
+            return torch.autograd.grad(value, teacher)
+
+    def sama(self):
+        """SAMA's update after the student's step has been made; gradients still in place."""
+        meta = self.metas["forward"]
+        with evaluating(self.student.module):
+            gradient = torch.autograd.grad(self.student.dev_loss(self.dev), self.parameters, allow_unused=True)
+        gradient = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, gradient)]
+        state = self.random
+
+        def base_loss():
+            with state.replayed():
+                losses, n_tokens, lengths, internal = self._forward(meta)
+            rows = meta.features(losses, n_tokens, lengths, internal)
+            return self._weighted(meta.teacher, losses.detach(), n_tokens, rows)
+
+        diagonals = sama.adaptation(self.optimizer, self.parameters)
+        return sama.teacher_gradient(self.parameters, gradient, diagonals, base_loss, list(meta.teacher.parameters()))
+
+    def at_the_start(self, function):
+        """Calls it at the state of the beginning, and puts that back."""
+        saved = [p.detach().clone() for p in self.parameters]
+        moments = {p: {k: v.clone() for k, v in s.items()} for p, s in self.optimizer.state.items()}
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.random = RandomState.capture()
+            try:
+                return function()
+            finally:
+                with torch.no_grad():
+                    torch._foreach_copy_(self.parameters, saved)
+                for p, s in moments.items():
+                    for k, v in s.items():
+                        self.optimizer.state[p][k].copy_(v)
+
+
+def flat(gradients):
+    return torch.cat([g.double().flatten() for g in gradients])
+
+
+def main(words: list[str] | None = None) -> dict:
+    """Measures, prints, writes; returns the results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.versus", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    workload.add_arguments(parser)
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contender that count")
+    parser.add_argument("--start", type=int, default=10, help="plain updates before")
+    arguments = parser.parse_args(words)
+    logging.disable(logging.INFO)
+    workload.prepare(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        data = arguments.data or workload.write_random_text(
+            folder, arguments.vocabulary, arguments.seed, {"train": 4000, "meta": 500}
+        )
+        bench = Bench(data, arguments)
+    gradients = {}
+
+    def ours(mode):
+        meta = bench.metas[mode]
+
+        def timed():
+            if mode == "ghost":  # the direction of an update before, from another dev batch at this step's own start
+                bench.at_the_start(lambda: bench.step(meta, bench.dev_before))
+            took = bench.at_the_start(lambda: workload.seconds(lambda: bench.step(meta)))
+            gradients[mode] = flat(meta.gradient)
+            return took
+
+        return timed
+
+    def theirs(name):
+        def timed():
+            def run():
+                if name == "SAMA":
+                    bench.step(None)
+                return workload.seconds(lambda: gradients.__setitem__(name, flat(getattr(bench, name.lower())())))
+
+            return bench.at_the_start(run)
+
+        return timed
+
+    contenders = {"plain step": lambda: bench.at_the_start(lambda: workload.seconds(lambda: bench.step(None)))}
+    contenders |= {mode: ours(mode) for mode in OURS} | {name: theirs(name) for name in ("higher", "SAMA")}
+    took = workload.interleaved(contenders, arguments.rounds)
+    bench.at_the_start(lambda: bench.step(bench.metas["unrolled"]))
+    exact = flat(bench.metas["unrolled"].gradient)
+    added = {name: [t - p for t, p in zip(times, took["plain step"])] if name in OURS else times for name, times in took.items()}
+    middle = {name: workload.median(times) for name, times in added.items()}
+    rows, results = [], {}
+    for name, times in added.items():
+        result = {"seconds": workload.spread(times), "in_steps": middle[name] / middle["plain step"]}
+        if name != "plain step":
+            g = gradients[name]
+            result |= {
+                "relative_error": float((g - exact).norm() / exact.norm()),
+                "cosine": float(torch.nn.functional.cosine_similarity(g, exact, dim=0)),
+                "to_higher": middle[name] / middle["higher"], "to_sama": middle[name] / middle["SAMA"],
+            }  # fmt: skip
+        bars = BARS.get(name)
+        holds = None if bars is None else " / ".join(
+            "yes" if result[key] <= bar else "no" for key, bar in zip(("to_higher", "to_sama"), bars))  # fmt: skip
+        rows.append({"update": name, "seconds": middle[name], "quartiles": "{:.3f} to {:.3f}".format(*result["seconds"]["quartiles"]),
+                     "plain steps": result["in_steps"], "to higher": result.get("to_higher"), "to SAMA": result.get("to_sama"),
+                     "bars": bars and "{} / {}".format(*bars), "hold": holds,
+                     "error": result.get("relative_error"), "cosine": result.get("cosine")})  # fmt: skip
+        results[name] = result
+    print(table(rows))
+    if arguments.json:
+        write_json(arguments.json, {**vars(arguments), "parameters": workload.parameters(bench.student.module)}, results)
+    return results
+
+
+if __name__ == "__main__":
+    main()

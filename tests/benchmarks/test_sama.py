@@ -1,0 +1,35 @@
+"""SAMA's update against derivatives on paper, in float64."""
+
+import torch
+
+from benchmarks import sama
+
+
+def test_adaptation_is_the_derivative_of_adams_step():
+    p = torch.nn.Parameter(torch.randn(5, generator=torch.Generator().manual_seed(0)).double())
+    optimizer = torch.optim.Adam([p], lr=0.1, betas=(0.8, 0.9), eps=1e-3)
+    for seed in (1, 2, 3):
+        before = {k: v.clone() for k, v in optimizer.state.get(p, {}).items()}
+        p.grad = torch.randn(5, generator=torch.Generator().manual_seed(seed)).double()
+        optimizer.step()
+    (got,) = sama.adaptation(optimizer, [p])
+    g = p.grad.clone().requires_grad_()
+    m, s = 0.8 * before["exp_avg"] + 0.2 * g, 0.9 * before["exp_avg_sq"] + 0.1 * g.square()
+    (want,) = torch.autograd.grad((0.1 * m / (s.sqrt() + 1e-3)).sum(), g)
+    assert torch.allclose(got, want, rtol=1e-9) and want.abs().min() > 1e-4
+
+
+def test_a_toy_problem():
+    """L = sum_i w_i(omega) a_i . theta is linear in theta, so the difference is the derivative; theta is put back."""
+    generator = torch.Generator().manual_seed(0)
+    a, theta, gradient = (torch.randn(*shape, generator=generator).double() for shape in ((4, 3), (3,), (3,)))
+    omega = torch.randn(4, generator=generator).double().requires_grad_()
+    before, diagonal = theta.clone(), torch.tensor([0.5, 1.0, 2.0]).double()
+    loss = lambda: (torch.sigmoid(omega) * (a @ theta)).sum()  # noqa: E731
+    (got,) = sama.teacher_gradient([theta], [gradient], [diagonal], loss, [omega], alpha=0.3)
+    w = torch.sigmoid(omega)
+    want = -(w * (1 - w) * (a @ (diagonal * gradient))).detach()
+    assert torch.allclose(got, want, rtol=1e-8) and torch.allclose(theta, before, rtol=1e-12)
+    # a pair whose gradient runs along the dev gradient lowers J: its weight should grow
+    (along,) = sama.teacher_gradient([theta], [a[0]], [1.0], loss, [omega])
+    assert along[0] < 0
