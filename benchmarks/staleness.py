@@ -59,24 +59,23 @@ class Watcher:
         self.ghosts = [self.watching]  # one micro-batch an update
         self._record(batch, features, weights, losses, *rest)
 
-    def _read(self, adjoint):
+    def _read(self, adjoint, step_vector, rows):
         step, (ghost,), rule = self.meta.window.steps[-1], self.ghosts, self.meta.rule
-        rows = self.meta._rows_of(step)
         # no name of it outlives this call: what the optimizer changes in place is copied
         frozen = replace(
             step, records=[], gradients=[None if g is None else g.clone() for g in step.gradients],
             states=[{n: t.clone() for n, t in state.items()} for state in step.states],
         )  # fmt: skip
-        exact = ghost.influence(hypergradient.step_vector(rule, step, adjoint)).clone()
+        exact = ghost.influence(step_vector(adjoint)).clone()
         if self.before is not None:
             older, earlier = self.before
             clipped = step.raw_norm is not None and clipping.factor(step.raw_norm, step.max_norm) < 1
-            common = lambda c: hypergradient.without_common(c, rows.weights, rows.sizes) if clipped else c  # noqa: E731
-            ahead = ghost.influence(hypergradient.step_ahead(rule, earlier, older)).clone()
+            common = lambda c: hypergradient.without_common(c, rows[0].weights, rows[0].sizes) if clipped else c  # noqa: E731
+            ahead = ghost.influence(hypergradient.StepVector(rule, earlier, ahead=True)(older)).clone()
             expected, type(rule).expected = type(rule).expected, lambda self, state: state
-            plain = ghost.influence(hypergradient.step_ahead(rule, earlier, older)).clone()
+            plain = ghost.influence(hypergradient.StepVector(rule, earlier, ahead=True)(older)).clone()
             type(rule).expected = expected
-            old = ghost.influence(hypergradient.step_vector(rule, step, older)).clone()
+            old = ghost.influence(step_vector(older)).clone()
             readings = {
                 "older dev gradient": old, "ghost": common(ahead), "ghost without the clipping's part": ahead,
                 "ghost without held-up moments": common(plain),

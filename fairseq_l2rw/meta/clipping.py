@@ -52,7 +52,7 @@ def adjoint(clipped: list[Tensor], raw_norm: float | None, max_norm: float, vect
     scale = 1.0 / (f * raw_norm)
     along = dot(clipped, vector) * scale
     kept = along * raw_norm / (raw_norm + EPSILON)
-    return [f * (u - g * (scale * kept)) for u, g in zip(vector, clipped)]
+    return list(torch._foreach_add(torch._foreach_mul(vector, f), clipped, alpha=-f * scale * kept))
 
 
 def dot(a: list[Tensor], b: list[Tensor]) -> float:

@@ -60,30 +60,46 @@ def step_back(rule, step: StepRecord, adjoint: Adjoint) -> tuple[list[Tensor], A
     return vector, Adjoint(theta, state)
 
 
-def step_vector(rule, step: StepRecord, adjoint: list[Tensor]) -> list[Tensor]:
-    """v of the last step of a window, for adj_theta = ``adjoint``."""
-    return step_back(rule, step, Adjoint(adjoint))[0]
+class StepVector:
+    """S, adjoint -> v, of the last step of a window, with all that does not depend on the adjoint taken once.
 
+    Every rule works entry by entry and is linear in adj_theta', so S is a diagonal, then the adjoint of the clipping.
 
-def step_ahead(rule, step: StepRecord, adjoint: list[Tensor]) -> list[Tensor]:
-    """v of a step that is yet to come, for adj_theta = ``adjoint``: the rule at the newest state there is.
-
-    An approximation: the coming gradient would move the moments, and where it is clipped, the factor, which is that of the step
-    before, and the direction that the clipping takes out, which is not taken out here (see :func:`without_common`).
+    Args:
+        ahead: S of a step that is yet to come, by the newest state there is. An approximation: the coming gradient would move
+            the moments (:meth:`StepRule.expected`) and, where it is clipped, the factor, which is that of the step before, and
+            the direction that the clipping takes out, which is not taken out here (see :func:`without_common`).
     """
-    f = 1.0 if step.raw_norm is None else clipping.factor(step.raw_norm, step.max_norm)
-    vector = []
-    for old, h, after, g, adj in zip(step.parameters, step.hyper, step.states, step.gradients, adjoint):
-        if g is None:  # not stepped
-            vector.append(torch.zeros_like(old))
-            continue
-        v = rule.reverse(h, old, rule.expected(after), g, adj, {})[0] * f
+
+    def __init__(self, rule, step: StepRecord, ahead: bool = False):
+        self.step, self.ahead = step, ahead
+        self.moved = [i for i, g in enumerate(step.gradients) if g is not None]
+        self.diagonals = [self._diagonal(rule, i) for i in self.moved]
+
+    def _diagonal(self, rule, i):
+        theta, g, state = self.step.parameters[i], self.step.gradients[i], self.step.states[i]
+        after = rule.expected(state) if self.ahead else state
+        diagonal = rule.reverse(self.step.hyper[i], theta, after, g, torch.ones_like(theta), {})[0]
+        if not self.ahead:
+            return diagonal.masked_fill_(g == 0, 0)  # see step_back
+        if not state:
+            return diagonal
         never = g == 0
-        for state in after.values():
-            never &= state == 0
-        # an entry that never had a gradient: Adam's derivative there, lr / eps, would swamp everything else
-        vector.append(v.masked_fill(never, 0) if after else v)
-    return vector
+        for tensor in state.values():
+            never &= tensor == 0
+        return diagonal.masked_fill_(never, 0)
+
+    def __call__(self, adjoint: list[Tensor]) -> list[Tensor]:
+        """v for adj_theta = ``adjoint``, one tensor a parameter."""
+        step, vector = self.step, [torch.zeros_like(a) for a in adjoint] if len(self.moved) < len(adjoint) else list(adjoint)
+        moved = torch._foreach_mul(self.diagonals, [adjoint[i] for i in self.moved])
+        if self.ahead:
+            torch._foreach_mul_(moved, 1.0 if step.raw_norm is None else float(clipping.factor(step.raw_norm, step.max_norm)))
+        else:
+            moved = clipping.adjoint([step.gradients[i] for i in self.moved], step.raw_norm, step.max_norm, moved)
+        for i, v in zip(self.moved, moved):
+            vector[i] = v
+        return vector
 
 
 def without_common(influence: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:

@@ -77,10 +77,8 @@ class _Ahead:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of one student step, of all workers: features raw and standardised, w_i, m_i, and W."""
+    """Rows of one student step, of all workers: w_i, m_i, and W."""
 
-    rows: Tensor
-    standardized: Tensor
     weights: Tensor
     sizes: Tensor
     denominator: Tensor
@@ -327,12 +325,11 @@ class MetaTrainer:
         sound, spoilt = (self._gathered([self.features(*seen)]) for seen in examined.values())
         self.probe.learn(head, sound, spoilt)
 
-    def _dev_gradient(self, dev_batch: Any, step_vector: Callable) -> DevGradient | None:
+    def _dev_gradient(self, dev_batch: Any, step_vector: hypergradient.StepVector) -> DevGradient | None:
         dev = self.objective.dev_gradient(self.student, self.through, dev_batch)
         if dev is not None:
             self.running.update_dev_loss(dev.value)
-            newest = self.window.steps[-1]
-            self.objective.calibrate(dev, lambda adjoint: step_vector(self.rule, newest, adjoint))
+            self.objective.calibrate(dev, step_vector)
         return dev
 
     def _teacher_update(self, dev_batch: Any) -> TeacherReport | None:
@@ -341,7 +338,8 @@ class MetaTrainer:
             if self.gradient_mode == "ghost":
                 self._look_ahead(dev_batch)
             return report
-        dev = self._dev_gradient(dev_batch, hypergradient.step_vector)
+        step_vector = hypergradient.StepVector(self.rule, self.window.steps[-1])
+        dev = self._dev_gradient(dev_batch, step_vector)
         if dev is None:
             return self._skip()
         steps = [self._rows_of(step) for step in self.window.steps]
@@ -353,8 +351,7 @@ class MetaTrainer:
             )
             influences = [g * step.denominator for g, step in zip(gradients, steps)]
         else:
-            influences = self._read(dev, steps[0]) if self.gradient_mode == "backward" else None
-            influences = influences or self._influences(dev.adjoint)
+            influences = self._influences(dev.adjoint, step_vector, steps)
             gradients = [
                 hypergradient.weight_gradient(c, step.weights, step.sizes, self.config.normalization)
                 for c, step in zip(influences, steps)
@@ -369,10 +366,10 @@ class MetaTrainer:
         gradient = torch.cat(gradients)
         if self.config.replay == 0 and self.config.prior_strength == 0:
             # the exact gradient: sum_i dJ/dw_i dw_i/d omega, where the weights were
-            inputs = torch.cat([step.standardized for step in steps])
+            inputs = self._of_all_rows("standardized", self.teacher.width)
             gradient_norm = self._step_teacher([(inputs, gradient.float(), None)], dev.head, reduction="sum")
         else:
-            gradient_norm = self._learn(dev, torch.cat([step.rows for step in steps]), shares.float())
+            gradient_norm = self._learn(dev, self._of_all_rows("features", self.teacher.layout.width), shares.float())
         parts = [step.weights * c / step.denominator for c, step in zip(influences, steps)]
         return TeacherReport(
             self.config.heads[dev.head], dev.value, gradient_norm, torch.cat(influences), gradient,
@@ -390,17 +387,11 @@ class MetaTrainer:
     def _look_ahead(self, dev_batch: Any) -> None:
         """v for the next teacher update: a new dev gradient, the optimizer as the step just made has left it."""
         self._ahead = None
-        dev = self._dev_gradient(dev_batch, hypergradient.step_ahead)
+        step_vector = hypergradient.StepVector(self.rule, self.window.steps[-1], ahead=True)
+        dev = self._dev_gradient(dev_batch, step_vector)
         if dev is None:
             return self._skip()
-        vector = hypergradient.step_ahead(self.rule, self.window.steps[-1], dev.adjoint)
-        self._ahead = _Ahead(replace(dev, adjoint=[], newest={}, before={}), vector)
-
-    def _read(self, dev, rows: _Rows) -> list[Tensor] | None:
-        """As :meth:`_influences`, from the student's backward pass; None where a use of parameters has no rule."""
-        (step,) = self.window.steps
-        c = self._read_ghosts(hypergradient.step_vector(self.rule, step, dev.adjoint), rows)
-        return None if c is None else [c]
+        self._ahead = _Ahead(replace(dev, adjoint=[], newest={}, before={}), step_vector(dev.adjoint))
 
     def _learn_from_ghosts(self, ahead: _Ahead) -> TeacherReport | None:
         step = self.window.steps[-1]
@@ -458,22 +449,28 @@ class MetaTrainer:
         self.skipped += 1
 
     def _rows_of(self, step: StepRecord) -> _Rows:
-        width, records = self.teacher.layout.width, step.records
-        weights = self._gathered([r.weights for r in records])
-        sizes = self._gathered([r.sizes for r in records])
-        return _Rows(
-            self._gathered([r.features for r in records], width),
-            self._gathered([r.standardized for r in records], self.teacher.width),
-            weights,
-            sizes,
-            hypergradient.denominator(weights, sizes, self.config.normalization),
-        )
+        weights = self._gathered([r.weights for r in step.records])
+        sizes = self._gathered([r.sizes for r in step.records])
+        return _Rows(weights, sizes, hypergradient.denominator(weights, sizes, self.config.normalization))
 
-    def _influences(self, adjoint: list[Tensor]) -> list[Tensor]:
+    def _of_all_rows(self, name: str, width: int) -> Tensor:
+        """``features`` or ``standardized`` of all workers' rows of the window ``[N, width]``."""
+        steps = ([getattr(r, name) for r in step.records] for step in self.window.steps)
+        return torch.cat([self._gathered(own, width) for own in steps])
+
+    def _influences(self, adjoint: list[Tensor], step_vector, rows: list[_Rows]) -> list[Tensor]:
         """c_i of all workers' rows, one ``[N]`` for each step of the window, in its order."""
-        out = []
-        for step, vector in hypergradient.sweep(self.rule, self.window.steps, adjoint, self._curvature):
-            out.append(self._gathered([self._influence(step, vector, record) for record in step.records]))
+        steps = self.window.steps
+        if len(steps) == 1:
+            vectors = [(steps[0], step_vector(adjoint))]
+            c = self._read_ghosts(vectors[0][1], rows[0]) if self.gradient_mode == "backward" else None
+            if c is not None:
+                return [c]
+        else:
+            denominators = {id(step): of.denominator for step, of in zip(steps, rows)}
+            curvature = lambda step, vector: self._curvature(step, vector, denominators[id(step)])  # noqa: E731
+            vectors = hypergradient.sweep(self.rule, steps, adjoint, curvature)
+        out = [self._gathered([self._influence(step, v, record) for record in step.records]) for step, v in vectors]
         return out[::-1]
 
     def _influence(self, step: StepRecord, vector: list[Tensor], record: BatchRecord) -> Tensor:
@@ -490,8 +487,7 @@ class MetaTrainer:
         self._check_repeated(losses, record)
         return c
 
-    def _curvature(self, step: StepRecord, vector: list[Tensor]) -> list[Tensor]:
-        denominator = self._rows_of(step).denominator
+    def _curvature(self, step: StepRecord, vector: list[Tensor], denominator: Tensor) -> list[Tensor]:
         total = [torch.zeros_like(p) for p in self.through]
         for record in step.records:
             part = influence.CURVATURES[self.gradient_mode](

@@ -327,8 +327,8 @@ def test_entries_that_never_had_a_gradient_do_not_count():
         window.before_step(None, 0.0)
         optimizer.step()
         window.after_step([])
-    (v,) = hypergradient.step_ahead(rule, window.steps[0], [torch.ones(3).double()])
-    (now,) = hypergradient.step_vector(rule, window.steps[0], [torch.ones(3).double()])
+    (v,) = hypergradient.StepVector(rule, window.steps[0], ahead=True)([torch.ones(3).double()])
+    (now,) = hypergradient.StepVector(rule, window.steps[0])([torch.ones(3).double()])
     assert v[1] == 0 != v[0] and 0 < abs(float(v[2])) < 1e-2 * abs(float(now[2]))
 
 

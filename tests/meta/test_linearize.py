@@ -105,7 +105,7 @@ def test_v_is_zero_where_the_gradient_is(name, never):
     g = gradients(1)
     g[0][1:3] = 0
     step = recorded_step(optimizer, parameters, g)
-    v = hypergradient.step_vector(rule_for(optimizer), step, gradients(5))
+    v = hypergradient.StepVector(rule_for(optimizer), step)(gradients(5))
     assert not v[0][1:3].any()
     assert v[0][0].all() and v[0][3].all() and v[1].all() and torch.isfinite(v[0]).all()
 
@@ -113,7 +113,7 @@ def test_v_is_zero_where_the_gradient_is(name, never):
 def test_v_is_zero_for_a_parameter_without_gradient():
     optimizer, parameters = make("adam", 1)
     step = recorded_step(optimizer, parameters, [None, gradients(1)[1]])
-    v = hypergradient.step_vector(rule_for(optimizer), step, gradients(5))
+    v = hypergradient.StepVector(rule_for(optimizer), step)(gradients(5))
     assert not v[0].any() and v[1].all()
 
 

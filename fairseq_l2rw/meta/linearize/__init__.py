@@ -58,7 +58,10 @@ class StepRule:
     def reverse(
         self, h: dict, theta: Tensor, state: dict[str, Tensor], g: Tensor, adj_theta: Tensor, adj_state: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Adjoints before the step from those after it; ``state`` is the state AFTER the step."""
+        """Adjoints before the step from those after it; ``state`` is the state AFTER the step.
+
+        Entry by entry, and linear in the adjoints: :class:`~fairseq_l2rw.meta.hypergradient.StepVector` rests on that.
+        """
         raise NotImplementedError
 
 
