@@ -25,7 +25,6 @@ from benchmarks import sama, workload
 from benchmarks.record import table, write_json
 from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer, RandomState
 from fairseq_l2rw.meta.functional import evaluating, swapped
-from fairseq_l2rw.translation.student import TranslationStudent
 
 OURS = ("forward", "backward", "ghost", "finite-difference")
 #: contender -> bars: most of the time of `higher`, of SAMA
@@ -42,8 +41,7 @@ class Bench:
         options = ["--meta-objective", "loss", "--meta-max-tokens", max(1, int(arguments.dev_share * arguments.max_tokens))]
         training = workload.Training(data, arguments, "l2rw_translation", *options)
         self.training, self.task = training, training.task
-        self.student = TranslationStudent(training.trainer.get_model(), training.trainer.get_criterion(), None)
-        self.capture = self.task.capture
+        self.student, self.capture = self.task.meta.student, self.task.capture
         self.batch = training.trainer._prepare_sample(training.batches[0])[0]
         self.dev, self.dev_before = (training.trainer._prepare_sample(self.task.dev_batches())[0] for _ in range(2))
         self.student.module.train()
