@@ -17,7 +17,7 @@ HALF, WHOLE = 10, 18  # updates; both fall into the middle of an epoch, of the f
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """A folder with raw text."""
-    folder = tmp_path_factory.mktemp("toy") / "corpus"
+    folder = tmp_path_factory.mktemp("Übung mit Leerraum") / "corpus"  # every test then has such a path
     write_toy(str(folder), "de", "en", SIZES, seed=1, noise=NOISE)
     target = folder / "train.en"
     lines = target.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -38,7 +38,7 @@ def data(corpus):
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
     """The folder of the shared trainings."""
-    return tmp_path_factory.mktemp("runs")
+    return tmp_path_factory.mktemp("Läufe 2")
 
 
 @pytest.fixture(scope="session")

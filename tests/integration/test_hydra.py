@@ -12,7 +12,7 @@ SMALL = (
 
 def hydra_train(data, cwd, *overrides, status=0):
     words = ["--config-dir", PACKAGE / "config", "--config-name", "toy_de_en", f"common.user_dir={PACKAGE}"]
-    return run("-m", "fairseq_cli.hydra_train", *words, f"task.data={data}", *SMALL, *overrides, cwd=cwd, status=status)
+    return run("-m", "fairseq_cli.hydra_train", *words, f"task.data='{data}'", *SMALL, *overrides, cwd=cwd, status=status)
 
 
 def test_the_example_trains(data, tmp_path):
