@@ -109,7 +109,7 @@ def parse_contrast(text: str, kinds) -> dict:
     Raises:
         L2RWError: an unknown kind, one named twice, an ALPHA that is no number.
     """
-    contrast = {}
+    contrast: dict[str, float | str] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         kind, colon, value = part.partition(":")
         if kind not in kinds:
@@ -120,13 +120,14 @@ def parse_contrast(text: str, kinds) -> dict:
             contrast[kind] = "auto"
             continue
         try:
-            contrast[kind] = float(value)
+            alpha = float(value)
         except ValueError:
             raise L2RWError(
                 f"--meta-contrast: '{part}' is not KIND:ALPHA with a number or 'auto'"
             ) from None
-        if not 0 <= contrast[kind] < float("inf"):
+        if not 0 <= alpha < float("inf"):
             raise L2RWError(f"--meta-contrast: '{part}': ALPHA must be 0 or more")
+        contrast[kind] = alpha
     return contrast
 
 

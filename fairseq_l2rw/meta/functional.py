@@ -38,7 +38,7 @@ def swapped(module: nn.Module, parameters: list[nn.Parameter], values: list[Tens
             flat.append((child, child._flat_weights))
     try:
         for child, name, p in slots:
-            child._parameters[name] = replacement[id(p)]
+            child._parameters[name] = replacement[id(p)]  # type: ignore[assignment]  # a dual or plain tensor is what is wanted here
         for child, _ in flat:
             child._flat_weights = [getattr(child, n) for n in child._flat_weights_names]
         yield

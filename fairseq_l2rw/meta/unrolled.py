@@ -9,6 +9,8 @@ every step and two to three times its memory.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -37,7 +39,7 @@ def weight_gradients(
         for step in window:
             w = [r.weights.detach().clone().requires_grad_() for r in step.records]
             weights.append(w)
-            weighted = 0.0
+            weighted: Any = 0.0
             for w_batch, record in zip(w, step.records):
                 values = theta + step.parameters[through:]
                 with record.random_state.replayed(), swapped(student.module, parameters, values):
@@ -45,9 +47,8 @@ def weight_gradients(
                 weighted = weighted + (w_batch * losses).sum()
             loss = weighted / denominator(torch.cat(w), torch.cat([r.sizes for r in step.records]), normalization)
             theta, states = _step(rule, step, loss, theta, states)
-        dev = sum((a * t).sum() for a, t in zip(adjoint, theta))
-        flat = torch.autograd.grad(dev, [w for step in weights for w in step])
-    flat = iter(flat)
+        dev: Any = sum((a * t).sum() for a, t in zip(adjoint, theta))
+        flat = iter(torch.autograd.grad(dev, [w for step in weights for w in step]))
     return [torch.cat([next(flat).detach() for _ in step]) for step in weights]
 
 
