@@ -192,6 +192,10 @@ def run(setting: str, folder: Path, data: Path, count: int, random_state: random
         during_a_save = number % DURING_A_SAVE == DURING_A_SAVE - 1 and kind is signal.SIGKILL
         moment = random_state.random() * (0.6 if during_a_save else 1.0)  # there has to be a save after it
         at, status = training.interrupt(kind, moment, during_a_save, total)
+        while status == 0:  # it had ended before the signal came: once more, earlier
+            shutil.rmtree(training.folder)
+            training, moment = Training(setting, training.folder, data), moment * 0.8
+            at, status = training.interrupt(kind, moment, during_a_save, total)
         training.finish()
         rows.append(_row(setting, kind.name, at, status, training, expected))
         print(table(rows[-1:]), file=sys.stderr, flush=True)

@@ -120,7 +120,8 @@ _DERIVED = {
     torch.unsqueeze, torch.squeeze, torch.flatten, torch.permute,
     Tensor.chunk, Tensor.split, Tensor.transpose, Tensor.t, Tensor.clone, Tensor.reshape, Tensor.view, Tensor.contiguous,
     Tensor.unsqueeze, Tensor.squeeze, Tensor.flatten, Tensor.unflatten, Tensor.permute, Tensor.expand, Tensor.__getitem__,
-    Tensor.to, Tensor.type, Tensor.type_as, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.T.__get__,
+    Tensor.to, Tensor.type, Tensor.type_as, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16,
+    Tensor.T.__get__,  # type: ignore[attr-defined]
 }  # fmt: skip
 
 
@@ -198,7 +199,8 @@ class Ghost(TorchFunctionMode):
         self.seen: set[int] = set()
         self._occurrences: Counter = Counter()
         self._probing = False
-        self._total = self._seed = None
+        self._total: Tensor | None = None
+        self._seed: Tensor | None = None
 
     # ---- the forward pass ---------------------------------------------------
 

@@ -9,6 +9,10 @@ from torch import Tensor, nn
 class Standardizer(nn.Module):
     """Running mean and variance of each column; constant between two calls of :meth:`update`."""
 
+    weight: Tensor
+    mean: Tensor
+    square: Tensor
+
     def __init__(self, width: int, decay: float = 0.99, limit: float = 5.0):
         super().__init__()
         self.decay, self.limit = decay, limit

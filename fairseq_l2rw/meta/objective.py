@@ -21,7 +21,7 @@ the dev scale is half the distance between their influences, for pairs of n toke
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,8 @@ class Objective:
     def __init__(self, contrast: dict, momentum: float, seed: int, examine: bool = False):
         self.contrast, self.momentum, self.seed = dict(contrast), momentum, seed
         self.kinds = list(contrast)
-        self.examine, self.examined = examine, None
+        self.examine = examine
+        self.examined: tuple[int, dict] | None = None
         self.turn = 0
         self.averages: dict[str, list[Tensor]] = {}
         self.counts: dict[str, int] = {}
@@ -183,7 +184,7 @@ class Objective:
             "products": {k: list(v) for k, v in self.products.items()},
         }
 
-    def load_state_dict(self, state: dict, like: list[Tensor]) -> None:
+    def load_state_dict(self, state: dict, like: Sequence[Tensor]) -> None:
         self.turn = state["turn"]
         self.averages = {
             term: [g.to(p, copy=True) for g, p in zip(gradient, like)] for term, gradient in state["averages"].items()

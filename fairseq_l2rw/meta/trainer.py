@@ -29,7 +29,7 @@ from fairseq_l2rw.meta.config import READING, MetaConfig
 from fairseq_l2rw.meta.features import FeatureLayout, RunningScalars, feature_rows
 from fairseq_l2rw.meta.functional import RandomState, own_random_stream, trainable
 from fairseq_l2rw.meta.ghost import SMALLEST_WEIGHT, Ghost
-from fairseq_l2rw.meta.linearize import rule_for
+from fairseq_l2rw.meta.linearize import StepRule, rule_for
 from fairseq_l2rw.meta.objective import DevGradient, Objective
 from fairseq_l2rw.meta.probe import ProbeTrainer
 from fairseq_l2rw.meta.records import BatchRecord, StepRecord
@@ -133,7 +133,9 @@ class MetaTrainer:
         self.influence_square: list[float | None] = [None] * len(config.heads)
         self.mean_tokens: float | None = None
         self.gradient_mode = config.gradient
-        self.optimizer = self.rule = self.window = None
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.rule: StepRule | None = None
+        self.window: Window | None = None
         self._saved_window: list[dict] = []
         self.updates = 0
         self.skipped = 0
@@ -390,7 +392,8 @@ class MetaTrainer:
         step_vector = hypergradient.StepVector(self.rule, self.window.steps[-1], ahead=True)
         dev = self._dev_gradient(dev_batch, step_vector)
         if dev is None:
-            return self._skip()
+            self._skip()
+            return
         self._ahead = _Ahead(replace(dev, adjoint=[], newest={}, before={}), step_vector(dev.adjoint))
 
     def _learn_from_ghosts(self, ahead: _Ahead) -> TeacherReport | None:
@@ -425,6 +428,7 @@ class MetaTrainer:
             self.gradient_mode, "; ".join(problems[:3]) or "a use of parameters on another worker", more,
         )  # fmt: skip
         self.gradient_mode, self._ahead, self._checked, self.window.copies = "forward", None, False, True
+        return None
 
     def _escaped(self, ghosts, step, vector, c, rows) -> list[str]:
         """What escaped the ghosts, in words. The gradient of the whole step, times v, is sum_i w_i c_i / W."""
@@ -445,8 +449,9 @@ class MetaTrainer:
     def _anywhere(self, here: bool) -> bool:
         return bool(self.gather(torch.tensor([float(here)], device=self.parameters[0].device)).any())
 
-    def _skip(self) -> None:
+    def _skip(self) -> TeacherReport | None:
         self.skipped += 1
+        return None
 
     def _rows_of(self, step: StepRecord) -> _Rows:
         weights = self._gathered([r.weights for r in step.records])

@@ -22,12 +22,12 @@ while state["step"] < 60:
     step = state["step"] + 1
     state = {"step": step, "value": (state["value"] * 31 + step) % 1000003, "teacher": (state["teacher"] * 37 + step) % 1000003}
     print("x | train_inner | {}", flush=True)
-    time.sleep(0.002)
+    time.sleep(0.01)
     if step % 20 == 0:
         with open(last + ".tmp", "w") as file:
             json.dump(state, file)
             file.flush()
-            time.sleep(0.05)
+            time.sleep(0.2)
         os.replace(last + ".tmp", last)
 """
 
