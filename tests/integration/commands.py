@@ -62,7 +62,7 @@ def run(*command: object, cwd: Path, status: int = 0, stdin: str = "", **environ
     words = tuple(str(word) for word in command)
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, *words], cwd=cwd, input=stdin, capture_output=True, encoding="utf-8", timeout=300,
+        [sys.executable, *words], cwd=cwd, input=stdin, capture_output=True, encoding="utf-8", timeout=1200,
         env={**inherited, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONUTF8": "1", **environment},
     )  # fmt: skip
     result = Run(words, done.returncode, done.stdout, done.stderr)
