@@ -106,7 +106,7 @@ COMMANDS = [
     (f"{CORRUPT} --out-src a-file/out.de", "a-file"),
     # prepare
     ("prepare --src de", "arguments are required: --tgt"),
-    (f"{PREPARE} --train nothing", "nothing.de: no such file (nor nothing.de.gz)"),
+    (f"{PREPARE} --train nothing", "nothing.de: no such file"),
     (f"{PREPARE} --train short", "short.de has 3 lines, short.en has 2"),
     (f"{PREPARE} --train empty", "empty.de"),
     (f"{PREPARE} --valid empty", "empty.de"),
@@ -141,6 +141,14 @@ COMMANDS = [
     (f"{WEIGHTS}plain.pt --labels no-columns.tsv", "no-columns.tsv, line 1: no columns 'id' and 'kind'"),
     (f"{WEIGHTS}plain.pt --labels bad-row.tsv", "bad-row.tsv, line 2: not 2 cells with a line number"),
     (f"{WEIGHTS}plain.pt --max-tokens 0", "--max-tokens: '0' is not"),
+    # average
+    ("average models/plain.pt", "arguments are required: --out"),
+    ("average models/nothing.pt --out out.pt", "models/nothing.pt: no such file; give checkpoints"),
+    ("average models --out out.pt", "models: a folder; say how many of its checkpoints with --last"),
+    ("average models --last 3 --out out.pt", "models"),
+    ("average models/plain.pt models/evil.pt --out out.pt", "models/evil.pt: refused: it holds "),
+    ("average models/evil-option.pt --out out.pt", "models/evil-option.pt: refused: its option encoder_layers"),
+    ("average models/cut.pt --out out.pt", "models/cut.pt: cut short, or no checkpoint"),
     # report
     ("report", "arguments are required: RUN_DIR"),
     ("report nothing", "nothing"),
@@ -212,7 +220,7 @@ OPTIONS = [
     ("meta_interval", 0, "give 1 or more"),
     ("meta_start", -1, "give 0 or more"),
     ("meta_window", 0, "give 1 or more"),
-    ("meta_gradient", "backward", "choose one of"),
+    ("meta_gradient", "sideways", "choose one of"),
     ("meta_params", "(", ""),
     ("influence_log", "rows.tsv", ".gz"),
 ]
