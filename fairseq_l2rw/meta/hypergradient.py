@@ -92,7 +92,7 @@ class StepVector:
     def __call__(self, adjoint: list[Tensor]) -> list[Tensor]:
         """v for adj_theta = ``adjoint``, one tensor a parameter."""
         step, vector = self.step, [torch.zeros_like(a) for a in adjoint] if len(self.moved) < len(adjoint) else list(adjoint)
-        moved = torch._foreach_mul(self.diagonals, [adjoint[i] for i in self.moved])
+        moved = list(torch._foreach_mul(self.diagonals, [adjoint[i] for i in self.moved]))
         if self.ahead:
             torch._foreach_mul_(moved, 1.0 if step.raw_norm is None else float(clipping.factor(step.raw_norm, step.max_norm)))
         else:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -466,9 +466,11 @@ class MetaTrainer:
     def _influences(self, adjoint: list[Tensor], step_vector, rows: list[_Rows]) -> list[Tensor]:
         """c_i of all workers' rows, one ``[N]`` for each step of the window, in its order."""
         steps = self.window.steps
+        vectors: Iterable[tuple[StepRecord, list[Tensor]]]
         if len(steps) == 1:
-            vectors = [(steps[0], step_vector(adjoint))]
-            c = self._read_ghosts(vectors[0][1], rows[0]) if self.gradient_mode == "backward" else None
+            vector = step_vector(adjoint)
+            vectors = [(steps[0], vector)]
+            c = self._read_ghosts(vector, rows[0]) if self.gradient_mode == "backward" else None
             if c is not None:
                 return [c]
         else:
