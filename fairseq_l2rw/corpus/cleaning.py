@@ -17,7 +17,7 @@ KEPT = 0
 
 
 class SeenPairs:
-    """A set of 64-bit hashes in eight bytes each (16 while two parts are merged).
+    """A set of 64-bit hashes in eight bytes each (20 at most, while two parts are merged).
 
     It is a list of sorted parts, each less than half as large as the one before, so that there are few of them and a hash
     is moved only a few times.

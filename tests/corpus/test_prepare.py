@@ -290,7 +290,7 @@ def peak_memory(folder, size):
 
 
 def test_memory_grows_by_eight_bytes_a_pair(tmp_path, monkeypatch):
-    """Sixteen while hashes are merged; a set of Python's numbers takes over sixty."""
+    """Twenty while hashes are merged; a set of Python's numbers takes over sixty."""
     monkeypatch.setattr(module, "_binarise", lambda *args: None)
     monkeypatch.setattr(module, "BLOCK", 500)
     for name in ("prepare", "pieces"):
