@@ -182,7 +182,7 @@ def test_a_training_that_outlived_its_script_is_not_disturbed(tmp_path):
     save.mkdir(parents=True)
     for name in ("python", "fairseq-train", "fairseq-l2rw"):
         write_command(
-            tmp_path / "bin" / name, STUB.format(name=name, python=sys.executable).replace("1) for", "9) for")
+            tmp_path / "bin" / name, STUB.format(name=name, python=sys.executable).replace("  1) ", "  9) ")
         )
     official.wmt14(tmp_path / "raw", train=3, dev=2, test=1)
     options = ["--raw", "raw", "--out", "out", "--updates", "4", "--teacher", "deep"]
