@@ -62,7 +62,7 @@ class L2RWTranslationConfig(TranslationConfig):
                           "(default: meta where there is one, else valid)"},
     )  # fmt: skip
     meta_max_tokens: Optional[int] = field(
-        default=None, metadata={"help": "size of a dev batch in tokens (default: as --max-tokens)"}
+        default=None, metadata={"help": "size of a dev batch in tokens (default: a quarter of a training batch, but not below 500)"}
     )
     meta_objective: str = field(
         default="contrastive", metadata={"help": f"what the teacher minimises on the dev set: {' or '.join(OBJECTIVES)}"}
@@ -73,12 +73,12 @@ class L2RWTranslationConfig(TranslationConfig):
                           f"with ALPHA a number or auto; kinds: {', '.join(CORRUPTIONS)}"},
     )  # fmt: skip
     meta_momentum: float = field(
-        default=0.8, metadata={"help": "averaging of the dev gradients over teacher updates; 0 is off"}
+        default=0.9, metadata={"help": "averaging of the dev gradients over teacher updates; 0 is off"}
     )
     weight_normalization: str = field(
         default="tokens", metadata={"help": f"denominator of the weighted loss: {' or '.join(NORMALIZATIONS)}"}
     )
-    meta_interval: int = field(default=1, metadata={"help": "student updates between teacher updates"})
+    meta_interval: int = field(default=4, metadata={"help": "student updates between teacher updates"})
     meta_start: int = field(default=1000, metadata={"help": "updates of plain training before the first teacher update"})
     meta_window: int = field(default=1, metadata={"help": "student steps that the hypergradient goes back through"})
     meta_gradient: Optional[str] = field(

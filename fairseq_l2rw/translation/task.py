@@ -40,6 +40,9 @@ from fairseq_l2rw.translation.workers import add_up, gather_rows, several_worker
 
 logger = logging.getLogger(__name__)
 
+#: a dev batch is this part of a training batch, but has so many tokens at least
+DEV_SHARE, SMALLEST_DEV_BATCH = 0.25, 500
+
 @register_task(TASK, dataclass=L2RWTranslationConfig)
 class L2RWTranslationTask(TranslationTask):
     """Translation with learned weights of sentence pairs."""
@@ -219,12 +222,15 @@ class L2RWTranslationTask(TranslationTask):
             logger.warning("--meta-subset %s is the training set: the teacher cannot tell noise by it", split)
         if split not in self.datasets:
             self.load_dataset(split, combine=False, epoch=1)
-        max_tokens = self.cfg.meta_max_tokens or self.cfg.train_max_tokens
+        max_tokens, batch_size = self.cfg.meta_max_tokens, None
+        if max_tokens is None:
+            max_tokens = _part(self.cfg.train_max_tokens, SMALLEST_DEV_BATCH)
+            batch_size = _part(self.cfg.train_batch_size, SMALLEST_DEV_BATCH // 10)
         max_positions = utils.resolve_max_positions(self.max_positions(), model.max_positions(), max_tokens)
         batches = DevBatches(
             self.datasets[split],
             max_tokens,
-            None if self.cfg.meta_max_tokens else self.cfg.train_batch_size,
+            batch_size,
             max_positions,
             self.cfg.seed,
         )
@@ -306,3 +312,8 @@ class L2RWTranslationTask(TranslationTask):
                 "give that one, or --reset-dataloader to begin with a new teacher"
             )
         return saved["meta"]
+
+
+def _part(whole: int | None, smallest: int) -> int | None:
+    """The dev batch's share of a training batch's size, where that is given."""
+    return None if whole is None else max(int(DEV_SHARE * whole), min(whole, smallest))

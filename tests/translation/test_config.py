@@ -6,12 +6,14 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta.config import MetaConfig
 from fairseq_l2rw.translation.config import L2RWTranslationConfig, meta_config
+from fairseq_l2rw.translation.task import _part
 
 NAN = float("nan")
 
 
 def config(**options):
-    cfg = L2RWTranslationConfig(**{"seed": 3, "max_update": 2500, "train_max_tokens": 4096, **options})
+    given = {"seed": 3, "max_update": 2500, "train_max_tokens": 4096, "fp16": False, "bf16": False, "amp": False}
+    cfg = L2RWTranslationConfig(**{**given, **options})
     return meta_config(cfg)
 
 
@@ -19,12 +21,13 @@ def test_defaults():
     """Those of the README's table."""
     cfg = L2RWTranslationConfig()
     assert (cfg.teacher, cfg.teacher_inputs, cfg.teacher_layers) == ("deep", "both", "-1")
-    assert (cfg.meta_subset, cfg.meta_max_tokens, cfg.meta_interval) == (None, None, 1)
+    assert (cfg.meta_subset, cfg.meta_max_tokens, cfg.meta_interval) == (None, None, 4)
     got = config()
     assert got.contrast == {"misaligned": 0.5, "untranslated": 0.45, "misordered": 0.12, "truncated": 0.3}
-    assert (got.objective, got.momentum, got.normalization, got.gradient) == ("contrastive", 0.8, "tokens", "forward")
+    assert (got.objective, got.momentum, got.normalization, got.gradient) == ("contrastive", 0.9, "tokens", "backward")
     assert (got.replay, got.replay_rows, got.prior, got.prior_strength) == (10, 4000, 0.95, 0.1)
     assert (got.seed, got.max_update) == (3, 2500)
+    assert config(meta_window=2).gradient == config(fp16=True).gradient == "forward"
 
 
 @pytest.mark.parametrize(
@@ -121,3 +124,8 @@ def test_every_setting_is_checked_by_some_bad_value():
     ours = {n for n in L2RWTranslationConfig.__dataclass_fields__ if n.startswith(("teacher", "meta_", "weight_"))}
     assert ours - free == {option for option, *_ in BAD}
     assert MetaConfig(contrast={"k": 1.0})
+
+
+@pytest.mark.parametrize("whole, smallest, part", [(None, 500, None), (4000, 500, 1000), (1000, 500, 500), (300, 500, 300)])
+def test_default_size_of_a_dev_batch(whole, smallest, part):
+    assert _part(whole, smallest) == part
