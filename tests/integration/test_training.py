@@ -95,7 +95,7 @@ def test_the_teacher_learns(deep, half_way, last):
 # ---- other students ---------------------------------------------------------
 
 # One kind has its turn at every teacher update, and learns from its second turn on.
-ONE_HEAD = "--meta-contrast misaligned:0.5 --teacher-replay 2 --meta-start 1".split()
+ONE_HEAD = "--meta-contrast misaligned:0.5 --meta-interval 1 --teacher-replay 2 --meta-start 1".split()
 STUDENTS = {
     "transformer_align": TRANSFORMER[2:],
     "lstm": "--encoder-embed-dim 32 --encoder-hidden-size 32 --decoder-embed-dim 32 --decoder-hidden-size 32 "
