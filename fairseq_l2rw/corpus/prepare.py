@@ -117,6 +117,12 @@ def prepare(out: str, prefixes: Dict[str, str], settings: Settings, workers: int
     _check_settings(out, prefixes, settings)
     texts = {split: find_bitext(prefix, settings.languages, settings.columns) for split, prefix in prefixes.items()}
     labels = _label_file(prefixes["train"])
+    if labels and None in (settings.max_ratio, settings.drop_duplicates):
+        logger.info(
+            "%s: a noise experiment, so what you did not ask for stays off: --max-ratio, --duplicates drop. Give the corpus "
+            "that you compare it with the same options",
+            labels,
+        )
     settings = settings.resolve(labels is not None)
     inputs = _describe_inputs(texts, settings, labels)
     record = _record_of_same(out, settings, inputs)

@@ -238,11 +238,13 @@ def test_separate_models_own_meta_files_and_ratio(corpus, tmp_path):
 # --- cleaning ---
 
 
-def test_a_labelled_corpus_keeps_its_noise(corpus, tmp_path, monkeypatch):
+def test_a_labelled_corpus_keeps_its_noise(corpus, tmp_path, monkeypatch, caplog):
     """Duplicates and ratio are cleaned away by default, but not where a label file stands beside the text."""
     monkeypatch.setattr(module, "_binarise", lambda *args: None)
     settings = Settings("de", "en", vocab_size=500)
-    labelled = prepare(str(tmp_path / "labelled"), corpus[0], settings)
+    with caplog.at_level("INFO"):
+        labelled = prepare(str(tmp_path / "labelled"), corpus[0], settings)
+    assert "train.labels.tsv: a noise experiment, so what you did not ask for stays off" in caplog.text
     assert labelled["settings"]["max_ratio"] == 0 and labelled["settings"]["drop_duplicates"] is False
     assert labelled["counts"]["train"]["dropped"] == {"empty": 2, "in_test": 1, "in_valid": 1, "too_long": 1}
     assert labelled["counts"]["train"]["dropped_by_kind"] == {"clean": 4, "misaligned": 1}
