@@ -35,5 +35,6 @@ score "$OUT/data" "$OUT/runs" deep,uniform
 
 say "5/5 the teacher's weight of every training pair"
 fairseq-l2rw weights "$OUT/data" --path "$OUT/runs/deep/checkpoint_last.pt" --labels "$OUT/corpus/train.labels.tsv" \
-  --out "$OUT/weights.tsv" "${DEVICE[@]}" >"$OUT/weights.json"
+  --out "$OUT/runs/deep/weights.tsv" "${DEVICE[@]}" >"$OUT/runs/deep/weights.json"
+fairseq-l2rw report "$OUT/runs/deep" "$OUT/runs/uniform" --labels "$OUT/corpus/train.labels.tsv" --out "$OUT/report.html" >/dev/null
 python scripts/show_quickstart.py "$OUT" "$SECONDS"

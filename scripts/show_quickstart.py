@@ -8,8 +8,8 @@ from pathlib import Path
 from fairseq_l2rw.errors import printable
 
 out = Path(sys.argv[1])
-summary = json.loads((out / "weights.json").read_text(encoding="utf-8"))
-with open(out / "weights.tsv", encoding="utf-8", newline="") as handle:
+summary = json.loads((out / "runs" / "deep" / "weights.json").read_text(encoding="utf-8"))
+with open(out / "runs" / "deep" / "weights.tsv", encoding="utf-8", newline="") as handle:
     rows = list(csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE))
 with open(out / "corpus" / "train.labels.tsv", encoding="utf-8", newline="") as handle:
     kinds = {row["id"]: row["kind"] for row in csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)}
@@ -28,11 +28,13 @@ for title, some in (("lowest", rows[:3]), ("highest", rows[-3:])):
 
 print(f"""
 where everything lies:
+  {out}/report.html       all of this and more, to look at in a browser
   {out}/corpus            raw text; train.labels.tsv says which pairs are spoilt
   {out}/data              binarised data, sentencepiece model
   {out}/runs/*/           checkpoints, train.log, eval/test.hyp, eval/test.json
-  {out}/weights.tsv       weight of every pair, and of every head: why a pair was put down
+  {out}/runs/deep/weights.tsv   weight of every pair, and of every head: why a pair was put down
 what to try next:
+  docs/clean_corpus.md, docs/reproduce.md, docs/extend.md  the same with your own corpus, the paper, your own reweighter
   bash scripts/multi30k_de_en.sh --help                    real image captions
   fairseq-train {out}/data --user-dir fairseq_l2rw --task l2rw_translation --help
 """)
