@@ -1,0 +1,73 @@
+"""Every block of commands in docs/ is run as it stands there, in a copy of the repository, with small sizes."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("fairseq_l2rw", "scripts", "tests", "examples", "docs", "setup.py", "pyproject.toml", "README.md")
+COMMANDS = {"fairseq-l2rw": "fairseq_l2rw.cli.main", "fairseq-train": "fairseq_cli.train"}
+
+
+def blocks(page):
+    """The commands of a page: its ```bash blocks, in order. Others (```console) are not run: they need a cluster, say."""
+    return re.findall(r"^```bash\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the repository that the commands may change."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    (tmp_path / "bin").mkdir()
+    for name, module in COMMANDS.items():
+        command = tmp_path / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+        command.chmod(0o755)
+    return folder
+
+
+def run_page(page, copy, **environment):
+    """Runs the blocks of a page in one shell, as somebody would who pastes them."""
+    script = "set -euo pipefail\nset -x\n" + "\n".join(blocks(copy / "docs" / page))
+    path = os.pathsep.join([str(copy.parent / "bin"), os.path.dirname(sys.executable), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=copy, capture_output=True, encoding="utf-8", errors="replace", timeout=580, check=False,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+             "L2RW_SKIP_SETUP": "1", "PYTHONDONTWRITEBYTECODE": "1", **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def test_extend(copy):
+    out = run_page("extend.md", copy, SIZE="600")
+    assert (copy / "try" / "lengths" / "report.html").is_file()
+    assert "Kept though spoilt" in (copy / "try" / "lengths" / "report.html").read_text(encoding="utf-8")
+    summaries = re.findall(r"^(\d+) passed", out, re.MULTILINE)
+    assert len(summaries) == 2 and all(int(count) >= 10 for count in summaries), out[-3000:]
+    assert "num_updates=8" in out and "meta_loss=" in out
+
+
+def test_readme_links_the_pages():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        assert f"(docs/{page.name})" in readme, f"README.md does not link docs/{page.name}"
+        assert blocks(page), f"{page.name} has no commands"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_links_in_the_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links {target}"
