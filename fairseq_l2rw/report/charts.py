@@ -93,9 +93,9 @@ def weight_histogram(table: PairTable, label: str) -> Markup:
     bins = np.linspace(0, 1, 26)
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes()
-        for number, mask in enumerate(_masks(table)):
+        for number, mask in _masks(table):
             counts = np.histogram(np.clip(table.weights[mask], 0, 1), bins)[0]
-            shares = 100 * counts / max(counts.sum(), 1)
+            shares = 100 * counts / counts.sum()
             axes.stairs(shares, bins, color=color(number), linewidth=1.4)
             axes.stairs(shares, bins, color=color(number), alpha=0.18, fill=True, linewidth=0)
         _weights(axes.xaxis, axes.set_xlim)
@@ -112,9 +112,9 @@ def kept_chart(table: PairTable, label: str) -> Markup:
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes()
         if table.kinds:
-            for number, mask in enumerate(_masks(table)):
+            for number, mask in _masks(table):
                 kept = np.concatenate([[0], np.cumsum(mask[order])])[points]
-                axes.plot(part, 100 * kept / max(mask.sum(), 1), color=color(number))
+                axes.plot(part, 100 * kept / mask.sum(), color=color(number))
             axes.plot([0, 100], [0, 100], color=MUTED, linewidth=0.8, dashes=(2, 3))
             axes.set_ylim(0, 102)
             axes.set_ylabel("% of its label kept")
@@ -141,7 +141,7 @@ def weight_against(table: PairTable, values: np.ndarray, what: str, label: str, 
         figure, axes = _axes()
         density = np.histogram2d(values, np.clip(table.weights, 0, 1), [edges, np.linspace(0, 1, BINS + 1)])[0]
         _shade(axes, edges, density, 7)
-        for number, mask in enumerate(_masks(table)):
+        for number, mask in _masks(table):
             count = np.bincount(place[mask], minlength=len(edges) - 1)
             total = np.bincount(place[mask], table.weights[mask], minlength=len(edges) - 1)
             enough = count >= max(5, 0.001 * mask.sum())
@@ -159,12 +159,14 @@ def weight_against(table: PairTable, values: np.ndarray, what: str, label: str, 
         return _svg(figure, label)
 
 
-def history_charts(history: WeightHistory, label: str) -> List[Markup]:
-    """For each label one: the histogram of the weights, on its side, for each stretch of updates, and the mean."""
+def history_charts(history: WeightHistory, label: str) -> List[Tuple[str, Markup]]:
+    """For each label that has pairs one: the histogram of the weights, on its side, for each stretch of updates, and the mean."""
     charts = []
     edges = np.arange(history.counts.shape[1] + 1) * history.width
     centres = (np.arange(BINS) + 0.5) / BINS
     for number, counts in enumerate(history.counts):
+        if not counts.any():
+            continue
         with matplotlib.rc_context(_STYLE):
             figure, axes = _axes(height=1.8)
             totals = counts.sum(1)
@@ -172,18 +174,19 @@ def history_charts(history: WeightHistory, label: str) -> List[Markup]:
             some = totals > 0
             middle = (edges[:-1] + edges[1:]) / 2
             axes.plot(middle[some], (counts @ centres)[some] / totals[some], color=INK, linewidth=1.1)
-            axes.set_xlim(edges[np.argmax(some)] if some.any() else 0, edges[-1])
+            axes.set_xlim(edges[np.argmax(some)], edges[-1])
             _weights(axes.yaxis, axes.set_ylim)
             axes.set_ylabel("weight")
             _updates(axes)
-            charts.append(_svg(figure, label))
+            charts.append((history.kinds[number], _svg(figure, label)))
     return charts
 
 
-def _masks(table: PairTable) -> List[np.ndarray]:
+def _masks(table: PairTable) -> List[Tuple[int, np.ndarray]]:
+    """Number and mask of each label that has pairs; without labels, all pairs."""
     if not table.kinds:
-        return [np.ones(len(table.weights), dtype=bool)]
-    return [table.kind == number for number in range(len(table.kinds))]
+        return [(0, np.ones(len(table.weights), dtype=bool))]
+    return [(number, table.kind == number) for number in range(len(table.kinds)) if (table.kind == number).any()]
 
 
 def _settled(lines: Sequence[Line]) -> Optional[Tuple[float, float]]:
@@ -203,8 +206,10 @@ def _settled(lines: Sequence[Line]) -> Optional[Tuple[float, float]]:
 
 
 def _axes(height: float = SIZE[1]):
-    figure = Figure(figsize=(SIZE[0], height), layout="constrained")
-    return figure, figure.add_subplot()
+    """Every chart has the same margins, so that those above each other have their axes above each other."""
+    figure = Figure(figsize=(SIZE[0], height))
+    below = 0.42 / height  # inches, for the ticks and the name of the axis
+    return figure, figure.add_axes((0.135, below, 0.845, 0.97 - below))
 
 
 def _updates(axes) -> None:

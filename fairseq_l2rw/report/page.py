@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fairseq_l2rw.corpus.bitext import writing
 from fairseq_l2rw.report import charts
-from fairseq_l2rw.report.pairs import CLEAN, PairTable, highest, lowest, read_pairs
+from fairseq_l2rw.report.pairs import CLEAN, UNKNOWN, PairTable, highest, lowest, read_pairs
 from fairseq_l2rw.report.run import Run
 from fairseq_l2rw.report.text import visible
 from fairseq_l2rw.report.training_log import curve
@@ -154,13 +154,12 @@ def _weights(run: Run) -> Dict[str, object]:
         "dropped": {},
     }
     if history:
-        shown["history"] = list(
-            zip(history.kinds, charts.history_charts(history, "histogram of the weights over time"))
-        )
+        shown["history"] = charts.history_charts(history, "histogram of the weights over time")
     if not table:
         return shown
     shown.update(kinds=table.kinds, heads=list(table.heads), dropped=table.dropped, auc=table.auc())
-    shown["rows"] = [_weight_row(table, kind) for kind in table.kinds or ("",)]
+    rows = [_weight_row(table, kind, number) for number, kind in enumerate(table.kinds or ("",))]
+    shown["rows"] = [row for row in rows if row["pairs"]]
     shown["charts"].append(("How the weights are spread", charts.weight_histogram(table, "histogram of the weights")))
     title = "What is left of each label" if table.kinds else "Where a threshold would cut"
     shown["charts"].append((title, charts.kept_chart(table, "what is left when the best part of the corpus is kept")))
@@ -174,18 +173,19 @@ def _weights(run: Run) -> Dict[str, object]:
     return shown
 
 
-def _weight_row(table: PairTable, kind: str) -> Dict[str, object]:
+def _weight_row(table: PairTable, kind: str, number: int) -> Dict[str, object]:
     mask = table.of_kind(kind) if kind else np.ones(len(table.weights), dtype=bool)
     if not mask.any():
-        return {"kind": kind, "pairs": 0}
+        return {"pairs": 0}
     weights = table.weights[mask]
     return {
         "kind": kind,
+        "number": number,
         "pairs": int(mask.sum()),
         "mean": float(weights.mean()),
         "median": float(np.median(weights)),
         "below": float((weights < 0.5).mean()),
-        "auc": table.auc(kind) if kind and kind != CLEAN else None,
+        "auc": table.auc(kind) if kind not in ("", CLEAN, UNKNOWN) else None,
         "heads": [float(column[mask].mean()) for column in table.heads.values()],
     }
 
@@ -217,10 +217,11 @@ def _curves(runs: Sequence[Run]) -> List[Tuple[str, str, object]]:
 def _pair_lists(table: PairTable, count: int) -> List[Dict[str, object]]:
     """Lists of pairs with a title: the extremes; with labels, what the weights got wrong; the lowest of each head."""
     lists = [("Lowest weights", "", lowest(table, count), True), ("Highest weights", "", highest(table, count), True)]
-    if CLEAN in table.kinds and len(table.kinds) > 1:
-        clean = table.of_kind(CLEAN)
-        lists.append(("Put down though clean", "label clean, lowest weights", lowest(table, count, clean), False))
-        lists.append(("Kept though spoilt", "any other label, highest weights", highest(table, count, ~clean), False))
+    if table.kinds and table.spoilt().any():
+        rows = lowest(table, count, table.of_kind(CLEAN))
+        lists.append(("Put down though clean", "label clean, lowest weights", rows, False))
+        rows = highest(table, count, table.spoilt())
+        lists.append(("Kept though spoilt", "any other label, highest weights", rows, False))
     if table.heads:
         least = np.argmin(np.stack(list(table.heads.values())), axis=0)
         for number, head in enumerate(table.heads):

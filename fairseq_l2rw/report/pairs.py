@@ -17,6 +17,27 @@ MAX_KINDS = 8  # told apart, by colour too; pairs with further labels are counte
 _HEAD = "weight_"
 
 
+class Labels:
+    """Noise label of each raw line, as a number: the same ones, and colours, for everything that is shown of a run.
+
+    Args:
+        labels: label of each raw line.
+
+    Attributes:
+        names: `CLEAN`, the most frequent others, `OTHERS` for the rest, and `UNKNOWN` for lines without one.
+    """
+
+    def __init__(self, labels: Mapping[int, str]):
+        common = [name for name, _ in Counter(labels.values()).most_common() if name != CLEAN]
+        told_apart = common if len(common) <= MAX_KINDS - 2 else [*common[: MAX_KINDS - 3], OTHERS]
+        self.names: Tuple[str, ...] = (CLEAN, *told_apart, UNKNOWN)
+        self._labels, self._numbers = labels, {name: number for number, name in enumerate(self.names)}
+
+    def number(self, line: int) -> int:
+        """Index into `names` of a raw line's label."""
+        return self._numbers.get(self._labels.get(line, UNKNOWN), self._numbers.get(OTHERS, 0))
+
+
 @dataclass(frozen=True)
 class Pair:
     """One row with its text.
@@ -50,7 +71,7 @@ class PairTable:
         losses: nats per target token, ``[N]``; empty where the table has none.
         lengths: of the target, ``[N]``: words, or characters in a script without spaces; empty without text.
         length_unit: ``words`` or ``characters``.
-        kinds: noise labels, `CLEAN` first; empty where there are no labels.
+        kinds: `Labels.names`, not all of which need have pairs; empty where there are no labels.
         kind: index into `kinds`, ``[N]``.
         dropped: reason -> number of pairs that were dropped before training; they are in no other column.
     """
@@ -69,6 +90,10 @@ class PairTable:
         """Mask of the pairs with this label."""
         return self.kind == self.kinds.index(kind)
 
+    def spoilt(self) -> np.ndarray:
+        """Mask of the pairs with any label but `CLEAN`."""
+        return ~(self.of_kind(CLEAN) | self.of_kind(UNKNOWN))
+
     def auc(self, kind: Optional[str] = None) -> Optional[float]:
         """Area under the ROC curve of 1 - w as a detector of `kind` (default: of all noise) among it and the clean pairs.
 
@@ -76,18 +101,16 @@ class PairTable:
         """
         from sklearn.metrics import roc_auc_score
 
-        if CLEAN not in self.kinds:
+        if not self.kinds:
             return None
         clean = self.of_kind(CLEAN)
-        noise = ~clean if kind is None else self.of_kind(kind)
-        if UNKNOWN in self.kinds and kind is None:
-            noise &= ~self.of_kind(UNKNOWN)
+        noise = self.spoilt() if kind is None else self.of_kind(kind)
         both = clean | noise
         return float(roc_auc_score(noise[both], -self.weights[both])) if noise.any() and clean.any() else None
 
 
-def read_table(path: str, labels: Optional[Mapping[int, str]] = None) -> PairTable:
-    """Reads a table; `labels` is the noise label of each raw line.
+def read_table(path: str, labels: Optional[Labels] = None) -> PairTable:
+    """Reads a table.
 
     Raises:
         L2RWError: no such table.
@@ -95,7 +118,6 @@ def read_table(path: str, labels: Optional[Mapping[int, str]] = None) -> PairTab
     rows = _Rows(path)
     weights, losses, words, characters, kind = (array(code) for code in "ffIIB")
     heads = {name: array("f") for name in rows.heads}
-    kinds: Dict[str, int] = {CLEAN: 0} if labels else {}
     dropped: Counter = Counter()
     for cells in rows:
         if rows.text(cells, "reason"):
@@ -111,23 +133,15 @@ def read_table(path: str, labels: Optional[Mapping[int, str]] = None) -> PairTab
             words.append(len(target.split()))
             characters.append(len(target))
         if labels is not None:
-            label = labels.get(int(rows.number(cells, "id")), UNKNOWN)
-            kind.append(kind_number(kinds, label))
+            kind.append(labels.number(int(rows.number(cells, "id"))))
     if not weights:
         raise L2RWError(f"{path}: no pairs in it; write it again with 'fairseq-l2rw weights'")
     spaceless = sum(characters) > 15 * sum(words)  # a word has 5 or 6 characters, a Chinese sentence no spaces
     return PairTable(
         path, np.array(weights), {name: np.array(column) for name, column in heads.items()}, np.array(losses),
-        np.array(characters if spaceless else words), "characters" if spaceless else "words", tuple(kinds),
+        np.array(characters if spaceless else words), "characters" if spaceless else "words", labels.names if labels else (),
         np.array(kind), dropped,
     )  # fmt: skip
-
-
-def kind_number(kinds: Dict[str, int], label: str) -> int:
-    """Number of a label, which gets one where it is new."""
-    if label not in kinds and len(kinds) >= MAX_KINDS - 1:
-        label = OTHERS
-    return kinds.setdefault(label, len(kinds))
 
 
 def lowest(table: PairTable, count: int, mask: Optional[np.ndarray] = None) -> List[int]:

@@ -4,12 +4,13 @@ import glob
 import json
 import os
 from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
+from fairseq_l2rw.corpus import influence_log
 from fairseq_l2rw.corpus.lines import read_labels
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.report.over_time import WeightHistory, summarize
-from fairseq_l2rw.report.pairs import PairTable, read_table
+from fairseq_l2rw.report.pairs import Labels, PairTable, read_table
 from fairseq_l2rw.report.training_log import TrainingLog, read_log
 
 LOG, WEIGHTS, LABELS = "train.log", "weights.tsv", "train.labels.tsv"
@@ -81,9 +82,7 @@ def _read_run(folder: str, name: str, labels_path: Optional[str]) -> Run:
         if weights:
             run.table = read_table(_note(run, weights), labels)
         if history:
-            from fairseq_l2rw.corpus.influence_log import read_log as read_influence_log
-
-            run.history = summarize(read_influence_log(_note(run, history)), labels)
+            run.history = summarize(influence_log.read_log(_note(run, history)), labels)
     if not run.files:
         inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and _find_log(entry.path))
         remedy = (
@@ -115,13 +114,13 @@ def _places(run: Run, path: str) -> List[str]:
     return [os.path.join(folder, path) for folder in folders]
 
 
-def _read_labels(run: Run, path: Optional[str]) -> Optional[Mapping[int, str]]:
+def _read_labels(run: Run, path: Optional[str]) -> Optional[Labels]:
     """Labels from the given file, else from the folder of the run, else from the data that it was trained on."""
     if path is None:
         data = str(run.option("task.data") or "").split(os.pathsep)[0]
         copies = _places(run, os.path.join(data, "raw", LABELS)) if data else []
         path = _first([os.path.join(run.path, LABELS), *copies])
-    return read_labels(_note(run, path)) if path else None
+    return Labels(read_labels(_note(run, path))) if path else None
 
 
 def _read_scores(run: Run, path: str) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fairseq_l2rw.report.over_time import BINS, STRETCHES, summarize
+from fairseq_l2rw.report.pairs import Labels
 
 
 def rows(updates):
@@ -25,7 +26,7 @@ def test_every_row_is_in_its_stretch(last):
 
 
 def test_by_label():
-    history = summarize(rows([10, 20]), {0: "misaligned", 1: "clean"})
+    history = summarize(rows([10, 20]), Labels({0: "misaligned", 1: "clean"}))
     assert history.kinds == ("clean", "misaligned", "no label")
     assert history.counts.sum((1, 2)).tolist() == [2, 2, 2]
     assert history.counts[1, :, 0].sum() == 2

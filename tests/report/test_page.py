@@ -6,13 +6,12 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import pytest
 
 from fairseq_l2rw.cli import main as cli
+from fairseq_l2rw.corpus.influence_log import InfluenceLog
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.report.over_time import summarize
 from fairseq_l2rw.report.page import render
 from fairseq_l2rw.report.run import read_runs, short_names
 from report.folders import make_labels, make_log, make_run, make_scores, make_table
@@ -54,11 +53,12 @@ def page(*folders, **how):
     return Page(render(read_runs([str(folder) for folder in folders], **how)))
 
 
-def write_history(path, updates=200):
-    rows = [
-        SimpleNamespace(update=u, id=i, weight=0.1 if i % 3 == 0 else 0.9) for u in range(1, updates) for i in range(6)
-    ]
-    return summarize(rows, {i: "misaligned" if i % 3 == 0 else "clean" for i in range(6)})
+def write_influence_log(path, updates=200):
+    """Six pairs at every update, every third of them misaligned and at 0.1."""
+    log = InfluenceLog(str(path))
+    for update in range(1, updates + 1):
+        log.write(update, "misaligned", range(6), [0.1, 0.9, 0.9] * 2, [0.0] * 6, [0.0] * 6)
+    log.flush()
 
 
 # ---- one run ----------------------------------------------------------------
@@ -145,8 +145,10 @@ def test_labels_that_came_with_the_data(tmp_path, monkeypatch):
 
 
 def test_weights_over_time(tmp_path):
-    (run,) = read_runs([str(make_run(tmp_path / "deep"))])
-    run.history = write_history(tmp_path)
+    folder = make_run(tmp_path / "deep")
+    write_influence_log(folder / "influence.tsv.gz")
+    (run,) = read_runs([str(folder)])
+    assert run.history.counts.sum((1, 2)).tolist() == [800, 400, 0]
     found = Page(render([run]))
     assert "Weights over time: clean" in found.text and "Weights over time: misaligned" in found.text
     assert found.tags.count("svg") == 4 + 7 + 2
@@ -272,10 +274,9 @@ def console(path, folder):
 
 
 def test_a_browser_finds_no_error(hostile, tmp_path):
-    (run,) = read_runs([str(hostile)])
-    run.history = write_history(tmp_path)
+    write_influence_log(hostile / "influence.tsv.gz")
     path = tmp_path / "report.html"
-    path.write_text(render([run]), encoding="utf-8")
+    path.write_text(render(read_runs([str(hostile)])), encoding="utf-8")
     messages, dom = console(path, tmp_path)
     assert messages == []
     assert dom.count("<svg") == 4 + 7 + 2 and "alert(1)" in dom

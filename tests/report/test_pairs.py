@@ -6,7 +6,7 @@ import pytest
 from fairseq_l2rw.corpus.bitext import write_lines
 from fairseq_l2rw.corpus.lines import read_labels
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.report.pairs import OTHERS, UNKNOWN, highest, lowest, read_pairs, read_table
+from fairseq_l2rw.report.pairs import OTHERS, UNKNOWN, Labels, highest, lowest, read_pairs, read_table
 from report.folders import make_labels, make_table
 
 
@@ -14,7 +14,7 @@ from report.folders import make_labels, make_table
 def table(tmp_path):
     make_table(tmp_path / "weights.tsv")
     make_labels(tmp_path / "labels.tsv")
-    return read_table(str(tmp_path / "weights.tsv"), read_labels(str(tmp_path / "labels.tsv")))
+    return read_table(str(tmp_path / "weights.tsv"), Labels(read_labels(str(tmp_path / "labels.tsv"))))
 
 
 def write_table(path, *rows, header="id\tweight\tloss\tsource\ttarget"):
@@ -24,7 +24,7 @@ def write_table(path, *rows, header="id\tweight\tloss\tsource\ttarget"):
 
 def test_columns(table):
     assert len(table.weights) == len(table.losses) == len(table.lengths) == len(table.kind) == 300
-    assert table.kinds == ("clean", "misaligned") and table.of_kind("misaligned").sum() == 100
+    assert table.kinds == ("clean", "misaligned", UNKNOWN) and table.of_kind("misaligned").sum() == 100
     assert list(table.heads) == ["misaligned", "untranslated"]
     product = table.heads["misaligned"] * table.heads["untranslated"]
     assert np.allclose(product, table.weights, rtol=1e-4)
@@ -73,10 +73,15 @@ def test_characters_where_there_are_no_spaces(tmp_path):
 
 
 def test_labels_that_are_missing_or_many(tmp_path):
-    path = write_table(tmp_path / "w.tsv", *(f"{i}\t.5\t1\ta\tb" for i in range(20)))
-    kinds = read_table(path, {i: f"kind{i}" for i in range(19)}).kinds
-    assert len(kinds) == 8 and kinds[0] == "clean" and kinds[-1] == OTHERS
-    assert UNKNOWN in read_table(path, {0: "clean"}).kinds
+    labels = Labels({0: "clean", **{i: f"kind{i % 9}" for i in range(1, 30)}})
+    assert len(labels.names) == 8 and (labels.names[0], *labels.names[-2:]) == ("clean", OTHERS, UNKNOWN)
+    assert labels.names[1:3] == ("kind1", "kind2"), "the most frequent ones, 4 of 29"
+    assert [labels.names[labels.number(i)] for i in (0, 1, 9, 77)] == ["clean", "kind1", OTHERS, UNKNOWN]
+    assert Labels({3: "x", 4: "clean"}).names == ("clean", "x", UNKNOWN)
+    table = read_table(
+        write_table(tmp_path / "w.tsv", *(f"{i}\t.5\t1\ta\tb" for i in range(20))), Labels({0: "clean", 1: "x"})
+    )
+    assert table.spoilt().sum() == 1 and table.auc() == 0.5 and table.of_kind(UNKNOWN).sum() == 18
 
 
 @pytest.mark.parametrize(
