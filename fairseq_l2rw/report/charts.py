@@ -209,7 +209,7 @@ def _axes(height: float = SIZE[1]):
     """Every chart has the same margins, so that those above each other have their axes above each other."""
     figure = Figure(figsize=(SIZE[0], height))
     below = 0.42 / height  # inches, for the ticks and the name of the axis
-    return figure, figure.add_axes((0.135, below, 0.845, 0.97 - below))
+    return figure, figure.add_axes((0.13, below, 0.82, 0.97 - below))
 
 
 def _updates(axes) -> None:
