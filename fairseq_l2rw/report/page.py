@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import shlex
 import statistics
 from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
@@ -18,6 +19,11 @@ from fairseq_l2rw.version import __version__
 
 # Metric, title, unit, logarithmic.
 CURVES = (
+    ("image_loss", "Training loss", "nats per image, without the weights", False),
+    ("accuracy", "Accuracy on the test images", "%", False),
+    ("valid_accuracy", "Accuracy on the images for validation", "%", False),
+    ("auc", "Weights as a detector of wrong labels", "area under the ROC curve", False),
+    ("image_meta_loss", "Loss on the teacher's dev batches", "nats per image", False),
     ("meta_loss", "Loss on the teacher's dev batches", "bits per token, with label smoothing", False),
     ("w_mean", "Weights", "mean, and a standard deviation on either side", False),
     ("ess", "Effective sample size", "(Σw)² / (N Σw²)", False),
@@ -26,6 +32,7 @@ CURVES = (
     ("wps", "Speed", "target tokens per second", False),
     ("lr", "Learning rate", "of the student", False),
 )
+HEADER = ("task.teacher", "task.data", "vision.data", "vision.noise", "vision.model")
 LOWER_IS_BETTER = ("TER",)
 # Options by which two runs of one setting differ: seeds and places.
 PLACES = (
@@ -80,7 +87,8 @@ def _header(run: Run) -> Dict[str, object]:
         facts.append(("status", "finished" if log.done else "in progress or stopped"))
         facts.append(("update", f"{log.update:,}" + (f" of {most:,}" if isinstance(most, int) and most else "")))
         facts.append(("last line", log.time))
-        facts += [(name, run.option(f"task.{name}")) for name in ("teacher", "data") if run.option(f"task.{name}")]
+        known = [(name.split(".")[1], run.option(name)) for name in HEADER]
+        facts = [(name, value) for name, value in facts + known if value not in (None, "")]
     return {"name": run.name, "path": run.path, "facts": facts}
 
 
@@ -265,17 +273,22 @@ def _option_row(name: str, runs: Sequence[Run]) -> Dict[str, object]:
 
 def _missing(run: Run) -> List[Dict[str, str]]:
     """What the run has not yet, and the command that makes it."""
-    data = str(run.option("task.data") or "DATA")
-    checkpoint = os.path.join(run.path, "checkpoint_last.pt")
+    if run.log and run.log.images:  # its training writes everything by itself
+        return []
+    data = shlex.quote(str(run.option("task.data") or "DATA"))
+    checkpoint, scores, weights, history = (
+        shlex.quote(os.path.join(run.path, name))
+        for name in ("checkpoint_last.pt", "eval", "weights.tsv", "influence.tsv.gz")
+    )
     notes = []
     if not run.scores:
-        command = f"fairseq-l2rw evaluate {data} --path {checkpoint} --out {os.path.join(run.path, 'eval')}"
+        command = f"fairseq-l2rw evaluate {data} --path {checkpoint} --out {scores}"
         notes.append({"run": run.name, "what": "scores", "command": command})
     if not run.table and run.option("task.teacher") != "uniform":
-        command = f"fairseq-l2rw weights {data} --path {checkpoint} --out {os.path.join(run.path, 'weights.tsv')}"
+        command = f"fairseq-l2rw weights {data} --path {checkpoint} --out {weights}"
         notes.append({"run": run.name, "what": "weights of all pairs", "command": command})
     if not run.history and run.option("task.teacher") != "uniform":
-        command = f"fairseq-train ... --influence-log {os.path.join(run.path, 'influence.tsv.gz')}"
+        command = f"fairseq-train ... --influence-log {history}"
         notes.append({"run": run.name, "what": "weights over time", "command": command})
     return notes
 

@@ -9,6 +9,7 @@ from typing import Dict, List, Optional, Sequence
 from fairseq_l2rw.corpus import influence_log
 from fairseq_l2rw.corpus.lines import read_labels
 from fairseq_l2rw.errors import L2RWError
+from fairseq_l2rw.report import image_log
 from fairseq_l2rw.report.over_time import WeightHistory, summarize
 from fairseq_l2rw.report.pairs import Labels, PairTable, read_table
 from fairseq_l2rw.report.training_log import TrainingLog, read_log
@@ -71,7 +72,14 @@ def _read_run(folder: str, name: str, labels_path: Optional[str]) -> Run:
     if not os.path.isdir(folder):
         raise L2RWError(f"RUN_DIR {folder}: no such folder; give the --save-dir of a training")
     run = Run(folder, name)
-    if log := _find_log(folder):
+    metrics = os.path.join(folder, image_log.METRICS)
+    if os.path.isfile(metrics):
+        run.log = image_log.read_image_log(folder)
+        run.history = image_log.read_image_history(folder)
+        if scores := image_log.read_image_scores(folder):
+            run.scores["test images"] = scores
+        _note(run, metrics)
+    elif log := _find_log(folder):
         run.log = read_log(_note(run, log))
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*eval", "*.json"))):
         _read_scores(run, path)
@@ -84,7 +92,7 @@ def _read_run(folder: str, name: str, labels_path: Optional[str]) -> Run:
         if history:
             run.history = summarize(influence_log.read_log(_note(run, history)), labels)
     if not run.files:
-        inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and _find_log(entry.path))
+        inner = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and _is_run(entry.path))
         remedy = (
             f"give {' '.join(os.path.join(folder, name) for name in inner)}"
             if inner
@@ -92,6 +100,10 @@ def _read_run(folder: str, name: str, labels_path: Optional[str]) -> Run:
         )
         raise L2RWError(f"RUN_DIR {folder}: no {LOG}, no {WEIGHTS} and no scores (eval/*.json) in it; {remedy}")
     return run
+
+
+def _is_run(folder: str) -> bool:
+    return _find_log(folder) is not None or os.path.isfile(os.path.join(folder, image_log.METRICS))
 
 
 def _find_log(folder: str) -> Optional[str]:

@@ -26,6 +26,7 @@ class TrainingLog:
         valid: an entry for each validation on the first validation split, by update.
         time: when the last line was written; empty if no line has a time.
         done: the training came to its end.
+        images: of an image classifier, with other names and units.
     """
 
     options: Dict[str, object] = field(default_factory=dict)
@@ -33,6 +34,7 @@ class TrainingLog:
     valid: List[Row] = field(default_factory=list)
     time: str = ""
     done: bool = False
+    images: bool = False
 
     @property
     def update(self) -> int:
