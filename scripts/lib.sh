@@ -269,12 +269,15 @@ score() {
   done
 }
 
-# score_all DATA [evaluate options]: the same for all seeds, then a table.
+# score_all DATA [evaluate options]: the same for all seeds, then the report and a table.
 score_all() {
-  local data="$1" seed
+  local data="$1" seed teacher
+  local -a dirs=()
   shift
   for seed in ${SEEDS//,/ }; do
     score "$data" "$OUT/seed$seed" "$TEACHERS" "$@"
+    for teacher in ${TEACHERS//,/ }; do dirs+=("$OUT/seed$seed/$teacher"); done
   done
+  run fairseq-l2rw report "${dirs[@]}" --out "$OUT/report.html"
   run python scripts/show_scores.py "$OUT" "$TEACHERS" "$SEEDS"
 }

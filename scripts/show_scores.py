@@ -27,4 +27,12 @@ for teacher in teachers:
 print()
 for name in names:
     print(f"{name}: {next(iter(results.values()))[name]['signature']}")
-print(f"translations: {out}/seed*/*/eval/test.hyp")
+print(f"""
+where everything lies:
+  {out}/report.html             scores, curves, pairs, options of all runs, to look at in a browser
+  {out}/data                    binarised data, sentencepiece model
+  {out}/seed*/*/                checkpoints, train.log
+  {out}/seed*/*/eval/test.hyp   translations
+what to try next:
+  fairseq-l2rw weights {out}/data --path {out}/seed{seeds[0]}/{teachers[0]}/checkpoint_last.pt --out weights.tsv
+  docs/reproduce.md, docs/clean_corpus.md   the paper's tables; your own corpus""")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fairseq_l2rw.corpus.toy import write_toy
+
 ROOT = Path(__file__).parents[2]
 COPIED = ("fairseq_l2rw", "scripts", "tests", "examples", "docs", "setup.py", "pyproject.toml", "README.md")
 COMMANDS = {"fairseq-l2rw": "fairseq_l2rw.cli.main", "fairseq-train": "fairseq_cli.train"}
@@ -58,6 +60,28 @@ def test_extend(copy):
     summaries = re.findall(r"^(\d+) passed", out, re.MULTILINE)
     assert len(summaries) == 2 and all(int(count) >= 10 for count in summaries), out[-3000:]
     assert "num_updates=8" in out and "meta_loss=" in out
+
+
+TINY = (
+    "--arch transformer --encoder-layers 1 --decoder-layers 1 --encoder-embed-dim 32 --decoder-embed-dim 32 "
+    "--encoder-ffn-embed-dim 64 --decoder-ffn-embed-dim 64 --encoder-attention-heads 2 --decoder-attention-heads 2 "
+    "--share-all-embeddings --max-tokens 1000 --meta-max-tokens 300 --num-workers 0 --log-interval 2"
+)
+
+
+def test_clean_corpus(copy):
+    write_toy(str(copy / "crawl"), "de", "en", {"train": 500, "valid": 100, "test": 20}, seed=1)
+    run_page("clean_corpus.md", copy, CORPUS="crawl", VOCAB="300", META="50", UPDATES="20", START="8", MODEL=TINY)
+    page = (copy / "clean" / "run" / "report.html").read_text(encoding="utf-8")
+    for part in ("Scores", "Weights over time", "Lowest weights", "Weight against loss"):
+        assert part in page, part
+    assert "Not there yet" not in page
+    best = (copy / "clean" / "best.en").read_text(encoding="utf-8").splitlines()
+    kept = iter((copy / "crawl" / "train.en").read_text(encoding="utf-8").splitlines())
+    assert len(best) == 350 and all(line in kept for line in best), "not lines of the corpus in their order"
+    assert len((copy / "clean" / "run" / "weights.txt").read_text().splitlines()) == 500
+    gains = (copy / "clean" / "run" / "gains.tsv").read_text(encoding="utf-8").splitlines()
+    assert len(gains) == 501 and "gain" in gains[0]
 
 
 def test_readme_links_the_pages():
