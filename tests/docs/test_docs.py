@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fairseq_l2rw.corpus.toy import write_toy
+from scripts import official
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("fairseq_l2rw", "scripts", "tests", "examples", "docs", "setup.py", "pyproject.toml", "README.md")
@@ -82,6 +83,18 @@ def test_clean_corpus(copy):
     assert len((copy / "clean" / "run" / "weights.txt").read_text().splitlines()) == 500
     gains = (copy / "clean" / "run" / "gains.tsv").read_text(encoding="utf-8").splitlines()
     assert len(gains) == 501 and "gain" in gains[0]
+
+
+def test_reproduce(copy):
+    pytest.importorskip("sacremoses")
+    official.iwslt14(copy / "raw", train=460, test=2)
+    small = f"{TINY.replace('--share-all-embeddings', '')} --meta-start 1"
+    settings = {"SEEDS": "1", "TEACHERS": "uniform,deep", "UPDATES": "2", "META": "8"}
+    out = run_page("reproduce.md", copy, RAW="raw", EXTRA=small, **settings)
+    page = (copy / "runs" / "report.html").read_text(encoding="utf-8")
+    assert "3 runs" in page and "task.meta_objective" in page
+    assert "+ curl " in out and "newstest2014" in out, "the dry run of WMT14"
+    assert not (copy / "runs" / "wmt14").exists()
 
 
 def test_readme_links_the_pages():
