@@ -54,8 +54,7 @@ def read_runs(folders: Sequence[str], labels: Optional[str] = None) -> List[Run]
     Raises:
         L2RWError: a folder that is none, in which there is nothing to report, or a damaged file in one.
     """
-    runs = [_read_run(folder, name, labels) for folder, name in zip(folders, short_names(folders))]
-    return runs
+    return [_read_run(folder, name, labels) for folder, name in zip(folders, short_names(folders))]
 
 
 def short_names(paths: Sequence[str]) -> List[str]:
