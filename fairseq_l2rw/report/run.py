@@ -129,7 +129,8 @@ def _read_labels(run: Run, path: Optional[str]) -> Optional[Labels]:
     """Labels from the given file, else from the folder of the run, else from the data that it was trained on."""
     if path is None:
         data = str(run.option("task.data") or "").split(os.pathsep)[0]
-        copies = _places(run, os.path.join(data, "raw", LABELS)) if data else []
+        folders = [data, os.path.dirname(data)] if data else []  # the second: of DATA/shard0
+        copies = [place for folder in folders for place in _places(run, os.path.join(folder, "raw", LABELS))]
         path = _first([os.path.join(run.path, LABELS), *copies])
     return Labels(read_labels(_note(run, path))) if path else None
 

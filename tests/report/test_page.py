@@ -136,8 +136,9 @@ def test_without_labels(tmp_path):
     assert "Kept though spoilt" in page(folder, labels=str(tmp_path / "labels.tsv")).text
 
 
-def test_labels_that_came_with_the_data(tmp_path, monkeypatch):
-    folder = make_run(tmp_path / "runs" / "deep", data="my/data")
+@pytest.mark.parametrize("data", ["my/data", "my/data/shard0:my/data/shard1"])
+def test_labels_that_came_with_the_data(tmp_path, monkeypatch, data):
+    folder = make_run(tmp_path / "runs" / "deep", data=data)
     (tmp_path / "my" / "data" / "raw").mkdir(parents=True)
     (folder / "train.labels.tsv").rename(tmp_path / "my" / "data" / "raw" / "train.labels.tsv")
     monkeypatch.chdir("/")
