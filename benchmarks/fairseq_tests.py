@@ -79,8 +79,8 @@ class Suite:
         """A test's command line with our task and criterion; skips a test that asks for others."""
         words = [str(word) for word in words or []]
         trains = "--arch" in words
-        task = words[words.index("--task") + 1] if "--task" in words else "translation"
-        criterion = words[words.index("--criterion") + 1] if "--criterion" in words else CRITERION
+        last = lambda option, default: next((b for a, b in zip(words[-2::-1], words[::-1]) if a == option), default)  # noqa: E731
+        task, criterion = last("--task", "translation"), last("--criterion", CRITERION)
         if task != "translation":
             pytest.skip(f"another task: {task}")
         if criterion not in (CRITERION, "cross_entropy", "label_smoothed_cross_entropy"):

@@ -144,7 +144,8 @@ class Training:
 
     def result(self) -> dict:
         """What decides how training goes on, from the last checkpoint."""
-        state = torch.load(self.save / "checkpoint_last.pt", map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(self.save / "checkpoint_last.pt", map_location="cpu", weights_only=True)
         if self.setting == VISION:
             return without(state, {"config", "seconds"})
         extra = {key: value for key, value in state["extra_state"].items() if key not in ("metrics", "previous_training_time")}
