@@ -47,7 +47,7 @@ TRAINING = (
     "--task l2rw_translation --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --optimizer adam --lr 0.002 "
     "--lr-scheduler inverse_sqrt --warmup-updates 10 --clip-norm 1.0 --max-tokens 400 --update-freq 2 --cpu --num-workers 0 "
     "--log-format json --log-interval 1 --no-epoch-checkpoints --teacher deep --teacher-replay 2 "
-    "--teacher-hidden-dim 16 --meta-start 5 --meta-max-tokens 400"
+    "--teacher-hidden-dim 16 --meta-start 5 --meta-interval 1 --meta-max-tokens 400"
 ).split()
 SETTINGS = {
     "window-1": ["--meta-window", "1"],
