@@ -98,6 +98,7 @@ class MetaTrainer:
             workers; the identity where there is one.
         add_up: tensors of this worker -> their sums over all workers, likewise.
         identify: batch -> a whole number for each of its examples ``[N]``, for the reports.
+        observe: told of each batch and its weights ``[N]``, once the teacher gives them.
     """
 
     def __init__(
@@ -111,9 +112,10 @@ class MetaTrainer:
         gather: Callable[[Tensor], Tensor] = lambda rows: rows,
         add_up: Callable[[list[Tensor]], list[Tensor]] = lambda tensors: tensors,
         identify: Callable[[Any], Tensor] | None = None,
+        observe: Callable[[Any, Tensor], None] | None = None,
     ):
         self.student, self.config, self.gather, self.add_up = student, config, gather, add_up
-        self.identify = identify
+        self.identify, self.observe = identify, observe
         named, count = selection.in_front(trainable(student.module), config.params)
         self.names, self.parameters = list(named), list(named.values())
         self.through = self.parameters[:count]  # those that the hypergradient goes through
@@ -264,6 +266,8 @@ class MetaTrainer:
             self._ghosts.append(self._watching)
             self._watching = None
         self._rows.append(features)
+        if self.observe is not None and self.started:
+            self.observe(batch, weights)
         if self.recorded:
             standardized = self.teacher.inputs(features)
             self._records.append(

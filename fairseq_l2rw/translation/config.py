@@ -98,6 +98,11 @@ class L2RWTranslationConfig(TranslationConfig):
         metadata={"help": "file to write, name ending in .gz: a row for every teacher update and pair "
                           "(update, id, head, weight, influence, share)"},
     )  # fmt: skip
+    skip_below: Optional[float] = field(
+        default=None,
+        metadata={"help": "leave a pair out of its batch while its last weight was below this, but for one time in twenty "
+                          "(default: off)"},
+    )  # fmt: skip
     # what other groups of options say
     seed: int = II("common.seed")
     max_update: int = II("optimization.max_update")
@@ -120,6 +125,11 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
     reweighters.check_name(cfg.teacher)
     reweighters.parse_inputs(cfg.teacher_inputs)
     parse_layers(cfg.teacher_layers)
+    if cfg.skip_below is not None:
+        if not 0 < cfg.skip_below < 1:
+            raise L2RWError(f"--skip-below {cfg.skip_below}: give a weight between 0 and 1")
+        if cfg.teacher == "uniform":
+            raise L2RWError("--skip-below: with --teacher uniform all weights are 1; leave one of the two out")
     if cfg.influence_log is not None:
         check_log_name(cfg.influence_log)
     for option in ("teacher_hidden_dim", "meta_max_tokens"):

@@ -35,6 +35,7 @@ from fairseq_l2rw.translation.corruptions import Vocabulary
 from fairseq_l2rw.translation.criterion import NAME as CRITERION
 from fairseq_l2rw.translation.criterion import REPLACED, check_name
 from fairseq_l2rw.translation.dev_batches import DevBatches
+from fairseq_l2rw.translation.settled import SettledPairs
 from fairseq_l2rw.translation.student import TranslationStudent
 from fairseq_l2rw.translation.workers import add_up, gather_rows, several_workers
 
@@ -57,6 +58,9 @@ class L2RWTranslationTask(TranslationTask):
         self._criterion = None
         self.influence_log: InfluenceLog | None = None
         self._raw_ids: np.ndarray | None = None
+        self.settled = None if cfg.skip_below is None else SettledPairs(cfg.skip_below, cfg.seed)
+        self._weighed: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._epoch = 1
         self._saved: dict | None = None
         self._restored = False
         self._accumulating = False
@@ -106,6 +110,7 @@ class L2RWTranslationTask(TranslationTask):
 
     def begin_epoch(self, epoch, model):
         super().begin_epoch(epoch, model)
+        self._epoch = epoch
         if self.learns and self.meta is None:
             self._build_meta(model)
 
@@ -122,6 +127,8 @@ class L2RWTranslationTask(TranslationTask):
         if saved is not None:
             self.meta.load_state_dict(self._teacher_state(saved))
             self.dev_batches.load_state_dict(saved["dev_batches"])
+            if self.settled is not None:
+                self.settled.load_state_dict(saved.get("settled", {}))
             self._saved, self._restored = None, True
             logger.info("teacher and dev batches are restored")
         if self.cfg.influence_log is not None and get_global_rank() == 0:
@@ -153,6 +160,7 @@ class L2RWTranslationTask(TranslationTask):
             gather=gather_rows,
             add_up=add_up,
             identify=None if self.cfg.influence_log is None else self._raw_lines,
+            observe=None if self.settled is None else lambda sample, w: self._weighed.append((sample["id"], w)),
         )
 
     @property
@@ -195,6 +203,8 @@ class L2RWTranslationTask(TranslationTask):
         super().load_dataset(split, epoch, combine, **kwargs)
         if split == self.cfg.train_subset and self.cfg.influence_log is not None:
             self._raw_ids = self._map_to_raw_lines(split, epoch)
+        if split == self.cfg.train_subset and self.settled is not None:
+            self.settled.open((epoch - 1) % len(utils.split_paths(self.cfg.data)), len(self.datasets[split]))
 
     def _map_to_raw_lines(self, split, epoch) -> np.ndarray | None:
         """Raw line of each pair of the training set; None where a pair's own number has to do."""
@@ -252,13 +262,32 @@ class L2RWTranslationTask(TranslationTask):
             if not self._accumulating:
                 # an update that never came to its step (overflow, out of memory) left records: dropped here
                 self.meta.begin_update(update_num)
-                self._accumulating = True
+                self._accumulating, self._weighed = True, []
+            if self.settled is not None and not ignore_grad:
+                sample = self._without_settled(sample)
             if self.cfg.influence_log is not None:
                 sample["raw_line"] = self._raw_lines(sample)  # a window may outlive the folder that an epoch reads
         result = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
         if self.meta is not None and ignore_grad:
             self.meta.ignore()
         return result
+
+    def _without_settled(self, sample) -> dict:
+        """The batch without the pairs that --skip-below leaves out."""
+        stay = self.settled.staying(sample["id"], self._epoch)
+        metrics.log_scalar("skipped", 1 - stay.mean(), len(stay), priority=313, round=3)
+        if stay.all():
+            return sample
+        dataset, device = self.datasets[self.cfg.train_subset], sample["target"].device
+        sample = dataset.collater([dataset[i] for i in sample["id"].cpu().numpy()[stay].tolist()])
+        return utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
+
+    def _note_weights(self) -> None:
+        """What the teacher said in this update, of all workers."""
+        none = torch.zeros(0, device=self.meta.parameters[0].device)
+        ids, weights = zip(*([(none.long(), none), *self._weighed]))
+        self.settled.note(gather_rows(torch.cat(ids)), gather_rows(torch.cat(weights).float()))
+        self._weighed = []
 
     def _note_clipping(self, optimizer) -> None:
         clip_grad_norm = optimizer.clip_grad_norm
@@ -276,6 +305,8 @@ class L2RWTranslationTask(TranslationTask):
             return super().optimizer_step(optimizer, model, update_num)
         self.meta.before_step(*self._clipping)
         super().optimizer_step(optimizer, model, update_num)
+        if self.settled is not None:
+            self._note_weights()
         report = self.meta.after_step(self._next_dev_batch)
         if report is not None:
             metrics.log_scalar("meta_loss", report.meta_loss / math.log(2), priority=300, round=3)
@@ -299,6 +330,8 @@ class L2RWTranslationTask(TranslationTask):
         state = {"teacher": self.cfg.teacher, "meta": self.meta.state_dict(), "dev_batches": self.dev_batches.state_dict()}
         if self.influence_log is not None:
             state["influence_log"] = self.influence_log.state_dict()
+        if self.settled is not None:
+            state["settled"] = self.settled.state_dict()
         return {type(self).__name__: state}
 
     def set_checkpoint_dict(self, state):

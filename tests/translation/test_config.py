@@ -9,6 +9,7 @@ from fairseq_l2rw.translation.config import L2RWTranslationConfig, meta_config
 from fairseq_l2rw.translation.task import _part
 
 NAN = float("nan")
+OURS = ("teacher", "meta_", "weight_", "influence_", "skip_")
 
 
 def config(**options):
@@ -54,6 +55,9 @@ def test_each_option_arrives(option, value, setting):
 
 
 BAD = [
+    ("skip_below", 0.0, "give a weight between 0 and 1"),
+    ("skip_below", 1.0, "give a weight between 0 and 1"),
+    ("influence_log", "log.tsv", "give a name that ends in .gz"),
     ("meta_params", "decoder.(", "not a regular expression"),
     ("teacher", "deeper", "choose one of"),
     ("teacher_inputs", "states", "give internal, surface or both"),
@@ -102,8 +106,8 @@ def parser():
 
 def test_every_option_of_ours_is_on_the_command_line_with_help():
     actions = {s: a for a in parser()._actions for s in a.option_strings}
-    ours = [n for n in L2RWTranslationConfig.__dataclass_fields__ if n.startswith(("teacher", "meta_", "weight_"))]
-    assert len(ours) == 21
+    ours = [n for n in L2RWTranslationConfig.__dataclass_fields__ if n.startswith(OURS)]
+    assert len(ours) == 23
     for name in ours:
         assert len(actions["--" + name.replace("_", "-")].help) > 15, name
 
@@ -121,7 +125,7 @@ def test_options_are_parsed(words, name, value):
 def test_every_setting_is_checked_by_some_bad_value():
     """A new option needs a line in BAD, or a reason here."""
     free = {"meta_subset"}  # checked against the data, when it is read
-    ours = {n for n in L2RWTranslationConfig.__dataclass_fields__ if n.startswith(("teacher", "meta_", "weight_"))}
+    ours = {n for n in L2RWTranslationConfig.__dataclass_fields__ if n.startswith(OURS)}
     assert ours - free == {option for option, *_ in BAD}
     assert MetaConfig(contrast={"k": 1.0})
 
