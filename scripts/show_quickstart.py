@@ -10,7 +10,7 @@ from fairseq_l2rw.errors import printable
 out = Path(sys.argv[1])
 summary = json.loads((out / "runs" / "deep" / "weights.json").read_text(encoding="utf-8"))
 with open(out / "runs" / "deep" / "weights.tsv", encoding="utf-8", newline="") as handle:
-    rows = list(csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE))
+    rows = [row for row in csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE) if not row["reason"]]
 with open(out / "corpus" / "train.labels.tsv", encoding="utf-8", newline="") as handle:
     kinds = {row["id"]: row["kind"] for row in csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)}
 

@@ -1,13 +1,12 @@
-"""A student trained here is a plain fairseq model; ``evaluate`` and ``weights`` work on its checkpoint."""
+"""A student trained here is a plain fairseq model; ``evaluate`` works on its checkpoint."""
 
 import json
 import re
 
-import numpy as np
 import pytest
 import torch
 
-from integration.commands import ERROR, PACKAGE, checkpoint, l2rw, run
+from integration.commands import PACKAGE, checkpoint, l2rw, run
 
 TASKS = ("l2rw_translation", "translation")
 SEARCH = "--source-lang de --target-lang en --cpu --beam 2 --max-len-b 20".split()
@@ -81,37 +80,3 @@ def test_the_mean_of_checkpoints_translates_as_a_mean_taken_by_hand(data, deep, 
     assert len(hypotheses_file.splitlines()) == 24
     run = l2rw("weights", data, "--path", "average.pt", "--out", "weights.tsv", "--cpu", cwd=tmp_path, status=2)
     assert "there is no teacher in it" in run.stderr.splitlines()[-1]
-
-
-def test_weights(data, corpus, last, tmp_path):
-    labels = data / "raw" / "train.labels.tsv"
-    options = ["--path", last, "--out", "weights.tsv", "--labels", labels, "--max-tokens", 1000, "--cpu"]
-    summary = json.loads(l2rw("weights", data, *options, cwd=tmp_path).stdout)
-    header, *rows = [line.split("\t") for line in (tmp_path / "weights.tsv").read_text(encoding="utf-8").splitlines()]
-    heads = [name for name in header if name.startswith("weight_")]
-    assert header == ["id", "weight", *heads, "loss", "source", "target"]
-    assert [name.removeprefix("weight_") for name in heads] == ["misaligned", "untranslated", "misordered", "truncated"]
-
-    numbers = [str(number) for number in np.load(data / "train.lines.npy")]
-    assert [row[0] for row in rows] == numbers and "5" not in numbers and len(numbers) == summary["pairs"]
-    for side, column in (("de", -2), ("en", -1)):
-        raw = (corpus / f"train.{side}").read_text(encoding="utf-8").splitlines()
-        assert [row[column] for row in rows] == [raw[int(number)] for number in numbers]
-
-    weights = [float(row[1]) for row in rows]
-    assert len(set(weights)) > len(weights) / 2 and 0 < min(weights) and max(weights) < 1
-    for row in rows:
-        product = 1.0
-        for head in row[2:6]:
-            product *= float(head)
-        assert float(row[1]) == pytest.approx(product, rel=1e-4)
-    assert summary["mean"] == pytest.approx(sum(weights) / len(weights), rel=1e-4)
-    assert set(summary["kinds"]) == {"clean", "misaligned", "untranslated"} and 0 <= summary["auc"] <= 1
-
-
-def test_weights_of_a_checkpoint_without_a_teacher(data, plain, tmp_path):
-    path = plain / "checkpoint_last.pt"
-    result = l2rw("weights", data, "--path", path, "--out", "weights.tsv", "--cpu", cwd=tmp_path, status=2)
-    last_line = result.stderr.splitlines()[-1]
-    assert last_line.startswith(f"{ERROR}--path {path}: there is no teacher in it"), result
-    assert list(tmp_path.iterdir()) == []
