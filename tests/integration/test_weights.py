@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integration.commands import ERROR, ROOT, l2rw
 
 from fairseq_l2rw.cli.main import main
 from fairseq_l2rw.corpus.bitext import read_lines, write_lines
@@ -25,6 +24,7 @@ from fairseq_l2rw.corpus.scoring import score_corpus
 from fairseq_l2rw.corpus.shards import Shard
 from fairseq_l2rw.translation.corpora import RawCorpus
 from fairseq_l2rw.translation.weights import Weigher, WeightScorer
+from integration.commands import ERROR, ROOT, l2rw
 
 LINES, DROPPED = 600, 5
 HEADS = ["misaligned", "untranslated", "misordered", "truncated"]

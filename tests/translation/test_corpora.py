@@ -11,7 +11,13 @@ from fairseq.data import indexed_dataset
 from fairseq_l2rw.corpus.bitext import write_lines
 from fairseq_l2rw.corpus.prepare import FORMAT
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.translation.corpora import BinarisedCorpus, RawCorpus, TokenFile, dictionary_folder, sentencepiece_paths
+from fairseq_l2rw.translation.corpora import (
+    BinarisedCorpus,
+    RawCorpus,
+    TokenFile,
+    dictionary_folder,
+    sentencepiece_paths,
+)
 from tests.translation.harness import dictionary, pairs
 
 KEPT = [0, 1, 4, 5, 6, 9, 10, 12, 13, 14, 15]
