@@ -275,7 +275,7 @@ class L2RWTranslationTask(TranslationTask):
     def _without_settled(self, sample) -> dict:
         """The batch without the pairs that --skip-below leaves out."""
         stay = self.settled.staying(sample["id"], self._epoch)
-        metrics.log_scalar("skipped", 1 - stay.mean(), len(stay), priority=313, round=3)
+        metrics.log_scalar("skipped", 1 - float(stay.mean()), len(stay), priority=313, round=3)
         if stay.all():
             return sample
         dataset, device = self.datasets[self.cfg.train_subset], sample["target"].device
