@@ -2,9 +2,9 @@
 
     python -m benchmarks.weights_speed DATA --path checkpoints/checkpoint_last.pt --subset train --json weights_speed.json
 
-Each is a process of its own. What it costs to start (import, read the checkpoint) is measured on a split of its own, small
-one (--start-subset), and taken off. CPU seconds are compared on a CPU, where other programs may disturb the clock; wall
-seconds on a GPU.
+Each run is a process of its own, forked when all is imported. What is left of the cost to start (the checkpoint, the
+dictionaries) is measured on a smaller split (--start-subset) and taken off. CPU seconds are compared on a CPU, where other
+programs may disturb the clock; wall seconds on a GPU.
 """
 
 from __future__ import annotations
@@ -12,35 +12,48 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import fairseq_cli.validate
+import sklearn.metrics  # noqa: F401  imported here so that no run pays for it
+import torch
+
+import fairseq_l2rw.translation.weights  # noqa: F401
 from benchmarks.record import ROOT, table, write_json
+from fairseq_l2rw.cli.main import main as fairseq_l2rw_main
+
+VALIDATE, WEIGHTS = "fairseq-validate", "fairseq-l2rw weights"
 
 
-def seconds(command: list[str]) -> dict:
-    """Wall and CPU seconds of a command, its children's included."""
-    before, begun = os.times(), time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    after = os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"wall": time.perf_counter() - begun, "cpu": cpu}
+def seconds(command: str, words: list[str], log: str) -> dict:
+    """Wall and CPU seconds of a command, its data-loading processes included."""
+    begun = time.perf_counter()
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            with open(log, "w") as output:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+            sys.argv = [command, *words]
+            status = fairseq_cli.validate.cli_main() if command == VALIDATE else fairseq_l2rw_main(words)
+        finally:
+            os._exit(status or 0)
+    _, status, usage = os.wait4(process, 0)
+    if status:
+        raise SystemExit(f"{command} {' '.join(words)} failed:\n{Path(log).read_text()[-2000:]}")
+    return {"wall": time.perf_counter() - begun, "cpu": usage.ru_utime + usage.ru_stime}
 
 
-def commands(args, subset: str, out: str) -> dict:
-    device = ["--cpu"] if args.cpu else []
-    tokens = ["--max-tokens", str(args.max_tokens)]
-    validate = ["-m", "fairseq_cli.validate", args.data, "--path", args.path, "--valid-subset", subset, *tokens, *device]
-    validate += ["--user-dir", str(ROOT / "fairseq_l2rw"), "--task", "l2rw_translation", "--required-batch-size-multiple", "1"]
-    weights = ["-m", "fairseq_l2rw.cli.main", "weights", args.data, "--path", args.path, "--gen-subset", subset, *tokens, *device]
-    return {"fairseq-validate": validate, "fairseq-l2rw weights": [*weights, "--out", out]}
+def words_of(args, command: str, subset: str, out: str) -> list[str]:
+    words = [args.data, "--path", args.path, "--max-tokens", str(args.max_tokens), *(["--cpu"] if args.cpu else [])]
+    if command == WEIGHTS:
+        return ["weights", *words, "--gen-subset", subset, "--out", out]
+    words += ["--valid-subset", subset, "--user-dir", str(ROOT / "fairseq_l2rw"), "--task", "l2rw_translation"]
+    return [*words, "--required-batch-size-multiple", "1"]
 
 
 def main() -> None:
@@ -54,19 +67,22 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--json", default="weights_speed.json", help="where the result goes (default: %(default)s)")
     args = parser.parse_args()
+    if args.cpu:
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     args.data, args.path = os.path.abspath(args.data), os.path.abspath(args.path)
 
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(args.repeats):
             for subset in (args.start_subset, args.subset):
-                out = str(Path(folder, f"{subset}.{repeat}.tsv"))
-                for name, command in commands(args, subset, out).items():
-                    runs.append({"command": name, "subset": subset, "repeat": repeat, **seconds(command)})
-        lines = {s: sum(1 for _ in open(Path(folder, f"{s}.0.tsv"), "rb")) - 1 for s in (args.start_subset, args.subset)}
+                for command in (VALIDATE, WEIGHTS):
+                    words = words_of(args, command, subset, str(Path(folder, f"{subset}.{repeat}.tsv")))
+                    took = seconds(command, words, str(Path(folder, "log")))
+                    runs.append({"command": command, "subset": subset, "repeat": repeat, **took})
+        lines = {s: Path(folder, f"{s}.0.tsv").read_bytes().count(b"\n") - 1 for s in (args.start_subset, args.subset)}
     clock = "cpu" if args.cpu else "wall"
     rows = []
-    for name in ("fairseq-validate", "fairseq-l2rw weights"):
+    for name in (VALIDATE, WEIGHTS):
         took = {s: [r[clock] for r in runs if (r["command"], r["subset"]) == (name, s)] for s in lines}
         net = statistics.median(took[args.subset]) - statistics.median(took[args.start_subset])
         rows.append(

@@ -252,6 +252,19 @@ class L2RWTranslationTask(TranslationTask):
 
     # ---- training -----------------------------------------------------------
 
+    def get_batch_iterator(self, dataset, *args, epoch=1, disable_iterator_cache=False, update_epoch_batch_itr=False, **kwargs):
+        """As ``translation``. fairseq keeps the batches of the first epoch for all later ones, but draws others when it is
+        resumed in a later one; here a resumed training has those of the first epoch as well."""
+        keeps = not disable_iterator_cache and not update_epoch_batch_itr and self.can_reuse_epoch_itr(dataset)
+        known = dataset in self.dataset_to_epoch_iter
+        iterator = super().get_batch_iterator(
+            dataset, *args, epoch=1 if keeps else epoch, disable_iterator_cache=disable_iterator_cache,
+            update_epoch_batch_itr=update_epoch_batch_itr, **kwargs,
+        )  # fmt: skip
+        if keeps and not known:
+            iterator.epoch = max(epoch, 1)
+        return iterator
+
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
         if self.meta is not None:
             if not self.meta.attached:
