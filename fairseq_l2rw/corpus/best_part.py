@@ -9,7 +9,7 @@ import math
 import tempfile
 from typing import Iterator, Optional
 
-BLOCK = 1 << 20  # lines in memory at a time
+BLOCK = 1 << 16  # lines in memory at a time
 
 
 class BestPart:

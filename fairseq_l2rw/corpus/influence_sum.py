@@ -15,7 +15,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 from fairseq_l2rw.corpus.influence_log import Row, read_log
 from fairseq_l2rw.errors import L2RWError
 
-BLOCK = 200_000  # rows of the log taken together
+BLOCK = 20_000  # rows of the log taken together
 NUMBER = "gain"
 
 
