@@ -6,7 +6,7 @@
 * ``higher``: Meta-Weight-Net's unrolling: a virtual step with a graph of the gradient, through the differentiable Adam of the
   library ``higher``, then the dev loss at the new parameters and one backward pass to the teacher (exact);
 * ``SAMA``: Betty's algorithm, written from its paper (``benchmarks/sama.py``), both sides of the difference with the step's own
-  dropout masks (its own code draws new ones for each side).
+  dropout masks and features of the pairs (its own code draws and computes new ones for each side).
 
 Time is what a teacher update adds to the student's own weighted step (for ``backward`` and ``ghost`` that is measured by turns
 with and without it). The error is that of the teacher's gradient against ``unrolled``, which differentiates the step as autograd does.
@@ -50,6 +50,7 @@ class Bench:
         for batch in training.batches[1 : 1 + arguments.start]:  # so that the moments are not empty
             losses, n_tokens = self.student.losses(training.trainer._prepare_sample(batch)[0])
             self._own_step((losses.sum() / n_tokens.sum()))
+        self.alpha = arguments.sama_alpha
         self.metas = {mode: self._meta(mode) for mode in (*OURS, "unrolled")}
 
     def _meta(self, mode):
@@ -92,6 +93,7 @@ class Bench:
         state = RandomState.capture()
         losses, n_tokens, lengths, internal = self._forward(meta)
         rows = meta.features(losses, n_tokens, lengths, internal)
+        self.rows = rows
         with torch.no_grad():
             weights = meta.teacher(rows).prod(1)
         sizes = n_tokens.to(losses.dtype)
@@ -137,12 +139,12 @@ class Bench:
 
         def base_loss():
             with state.replayed():
-                losses, n_tokens, lengths, internal = self._forward(meta)
-            rows = meta.features(losses, n_tokens, lengths, internal)
-            return self._weighted(meta.teacher, losses.detach(), n_tokens, rows)
+                losses, n_tokens, _, _ = self._forward(meta)
+            return self._weighted(meta.teacher, losses.detach(), n_tokens, self.rows)
 
         diagonals = sama.adaptation(self.optimizer, self.parameters)
-        return sama.teacher_gradient(self.parameters, gradient, diagonals, base_loss, list(meta.teacher.parameters()))
+        teacher = list(meta.teacher.parameters())
+        return sama.teacher_gradient(self.parameters, gradient, diagonals, base_loss, teacher, self.alpha)
 
     def at_the_start(self, function):
         """Calls it at the state of the beginning, and puts that back."""
@@ -172,6 +174,7 @@ def main(words: list[str] | None = None) -> dict:
     workload.add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender that count")
     parser.add_argument("--start", type=int, default=10, help="plain updates before")
+    parser.add_argument("--sama-alpha", type=float, default=1.0, help="length of SAMA's difference")
     arguments = parser.parse_args(words)
     logging.disable(logging.INFO)
     workload.prepare(arguments)
