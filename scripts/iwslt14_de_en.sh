@@ -39,6 +39,6 @@ say "training (logs: $OUT/seed*/*/train.log)"
 train_all "$OUT/data" --arch transformer_iwslt_de_en --share-decoder-input-output-embed \
   --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --optimizer adam --adam-betas '(0.9,0.98)' --clip-norm 0.0 \
   --lr 5e-4 --lr-scheduler inverse_sqrt --warmup-updates 4000 --dropout 0.3 --weight-decay 0.0001 --max-tokens 4096 \
-  --meta-start 5000 --meta-interval 2 --log-interval 100
+  --meta-start 5000 --log-interval 100
 say "translating the test sets (beam 5)"
 score_all "$OUT/data" --detokenize --lowercase --references "$OUT/text/test.raw.en"

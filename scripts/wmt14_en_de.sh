@@ -48,6 +48,6 @@ say "training (logs: $OUT/seed*/*/train.log)"
 train_all "$OUT/data" "${MODEL[@]}" --share-all-embeddings --criterion label_smoothed_cross_entropy --label-smoothing 0.1 \
   --optimizer adam --adam-betas '(0.9,0.98)' --clip-norm 0.0 --lr-scheduler inverse_sqrt --warmup-updates 4000 \
   --warmup-init-lr 1e-7 --weight-decay 0.0 --max-tokens 3200 --update-freq $((${TORCHRUN:-1} < 8 ? 8 / ${TORCHRUN:-1} : 1)) \
-  --meta-start 10000 --meta-interval 2 --log-interval 100
+  --meta-start 10000 --log-interval 100
 say "translating newstest2014 (beam 4, length penalty 0.6)"
 score_all "$OUT/data" --beam 4 --lenpen 0.6 --compound-split

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 TINY = (
     "--encoder-layers 1 --decoder-layers 1 --encoder-embed-dim 32 --decoder-embed-dim 32 --encoder-ffn-embed-dim 64 "
     "--decoder-ffn-embed-dim 64 --encoder-attention-heads 2 --decoder-attention-heads 2 --max-tokens 1000 --update-freq 1 "
-    "--meta-start 1 --meta-max-tokens 300 --num-workers 0 --log-interval 1"
+    "--meta-start 1 --meta-interval 1 --meta-max-tokens 300 --num-workers 0 --log-interval 1"
 ).split()
 
 
@@ -69,7 +69,7 @@ def test_wmt14(commands, tmp_path):
     }  # 2012 for the teacher, 2013 to validate
     assert (tmp_path / "out" / "seed1" / "deep" / "average.pt").exists()
     log = (tmp_path / "out" / "seed1" / "deep" / "train.log").read_text()
-    assert "dev batches from 'meta' (30 pairs)" in log
+    assert "dev batches from 'meta' (30 pairs)" in log and "meta_loss=" in log  # the teacher was at work
 
 
 def test_iwslt14(commands, tmp_path):
