@@ -40,6 +40,8 @@ class MetaConfig:
         prior_strength: tau, weight of KL(Bernoulli(w) || Bernoulli(p)); 0 is off.
         lr: the teacher's learning rate.
         weight_decay: the teacher's (decoupled) weight decay.
+        g_lr_factor: g's learning rate (g: the part of the teacher that sees more than the loss) over ``lr``.
+        g_weight_decay: of g; None: as ``weight_decay``.
         clip_norm: the teacher's gradient clipping; 0 is off.
         max_update: length of the training, for the feature "progress"; 0 if unknown.
         seed: of the replayed samples and of the corrupted dev batches.
@@ -62,6 +64,8 @@ class MetaConfig:
     prior_strength: float = 0.1
     lr: float = 1e-3
     weight_decay: float = 0.01
+    g_lr_factor: float = 1.0
+    g_weight_decay: float | None = None
     clip_norm: float = 0.0
     max_update: int = 0
     seed: int = 1

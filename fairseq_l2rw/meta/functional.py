@@ -23,7 +23,7 @@ def swapped(module: nn.Module, parameters: list[nn.Parameter], values: list[Tens
     """Lets ``module`` run with ``values`` (plain, dual or graph-carrying tensors) for ``parameters``.
 
     Every slot that holds a parameter is replaced once and put back once, however often the
-    parameter is shared.
+    parameter is shared. Running statistics stay as they are: they belong to the module's own parameters.
     """
     replacement = {id(p): v for p, v in zip(parameters, values)}
     slots, flat = [], []
@@ -41,7 +41,8 @@ def swapped(module: nn.Module, parameters: list[nn.Parameter], values: list[Tens
             child._parameters[name] = replacement[id(p)]  # type: ignore[assignment]  # a dual or plain tensor is what is wanted here
         for child, _ in flat:
             child._flat_weights = [getattr(child, n) for n in child._flat_weights_names]
-        yield
+        with untracked(module):
+            yield
     finally:
         for child, name, p in slots:
             child._parameters[name] = p
@@ -59,6 +60,19 @@ def evaluating(module: nn.Module):
     finally:
         for m, mode in modes:
             m.training = mode
+
+
+@contextmanager
+def untracked(module: nn.Module):
+    """Lets BatchNorm in training mode use the batch's statistics without updating the running ones; others as they are."""
+    tracking = [m for m in module.modules() if getattr(m, "track_running_stats", False) and m.training]
+    for m in tracking:
+        m.track_running_stats = False
+    try:
+        yield
+    finally:
+        for m in tracking:
+            m.track_running_stats = True
 
 
 @dataclass(frozen=True)

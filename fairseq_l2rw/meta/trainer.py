@@ -126,7 +126,7 @@ class MetaTrainer:
         with own_random_stream(config.seed):
             self.teacher = reweighters.build(teacher, layout, config.heads, inputs, hidden, config.prior).to(device)
         self.teacher_optimizer = torch.optim.AdamW(
-            self.teacher.own_parameters(), lr=config.lr, weight_decay=config.weight_decay
+            self._teacher_groups(), lr=config.lr, weight_decay=config.weight_decay
         )
         self.probe = None if self.teacher.probe is None else ProbeTrainer(self.teacher.probe, config.seed)
         self.objective = Objective(contrast, config.momentum, config.seed, examine=self.probe is not None)
@@ -149,6 +149,20 @@ class MetaTrainer:
         self._records: list[BatchRecord] = []
         self._ignored = False
         self._checked = False
+
+    def _teacher_groups(self) -> list[dict]:
+        """All parameters that the hypergradient trains in one group, or g's in one of their own where they learn otherwise."""
+        config = self.config
+        if config.g_lr_factor == 1 and config.g_weight_decay is None:
+            return [{"params": self.teacher.own_parameters()}]
+        parts: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+        for name, p in self.teacher.nets.named_parameters():  # HEAD.f.…, HEAD.g.… or HEAD.bias
+            parts[name.split(".")[1] == "g"].append(p)
+        decay = config.weight_decay if config.g_weight_decay is None else config.g_weight_decay
+        return [
+            {"params": parts[False]},
+            {"params": parts[True], "lr": config.lr * config.g_lr_factor, "weight_decay": decay},
+        ]
 
     # ---- the student's side -------------------------------------------------
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fairseq_l2rw.meta.functional import RandomState, evaluating, own_random_stream, swapped, trainable
+from fairseq_l2rw.meta.functional import RandomState, evaluating, own_random_stream, swapped, trainable, untracked
 
 
 class Tied(nn.Module):
@@ -146,3 +146,22 @@ def test_evaluating_puts_each_mode_back(module, fails):
     except KeyError:
         assert fails
     assert module.training and module.out.training and not module.rnn.training
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_running_statistics_are_put_out_of_reach_and_back(fails):
+    norm, frozen = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3).eval()
+    network = torch.nn.Sequential(norm, frozen)
+    x = torch.randn(8, 3) + 2
+    before = [b.clone() for b in network.buffers()]
+    try:
+        with untracked(network):
+            out = norm(x)
+            assert torch.equal(frozen(x), torch.nn.functional.batch_norm(x, before[3], before[4], frozen.weight, frozen.bias))
+            if fails:
+                raise KeyError
+    except KeyError:
+        assert fails
+    assert all(torch.equal(a, b) for a, b in zip(network.buffers(), before))
+    assert torch.equal(norm(x), out)  # the batch's own statistics in both
+    assert not torch.equal(norm.running_mean, before[0]) and torch.equal(frozen.running_mean, before[3])

@@ -15,6 +15,7 @@ MAY = {
     "errors.py": (),
     "meta": ("errors", "meta"),
     "corpus": ("errors", "corpus"),
+    "vision": ("errors", "meta", "vision"),
     "translation": ("errors", "meta", "corpus", "translation"),
 }
 
@@ -81,3 +82,5 @@ def test_imports_point_downwards(layer):
                 assert parts[1:2] == [] or parts[1] in MAY[layer], f"{file.relative_to(ROOT)} imports {name}"
             if layer in ("errors.py", "meta"):
                 assert parts[0] not in ("fairseq", "omegaconf", "numpy"), f"{file.relative_to(ROOT)} imports {name}"
+            if layer == "vision":
+                assert parts[0] not in ("fairseq", "omegaconf"), f"{file.relative_to(ROOT)} imports {name}"

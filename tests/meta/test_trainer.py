@@ -301,6 +301,20 @@ def test_replay_keeps_rows_of_each_head_apart():
     assert [s[1] for s in sizes] == [0, 0, 0, 9, 9, 18, 18, 20, 20, 20]
 
 
+def test_g_learns_at_its_own_rate():
+    """AdamW's first step is the rate times a sign, after the decay: seen on both parts of a head."""
+    student, optimizer = fresh(lambda p: torch.optim.SGD(p, lr=0.1))
+    for settings, rate, decay in (({}, 1e-3, 0.01), (dict(g_lr_factor=0.1, g_weight_decay=0.5), 1e-4, 0.5)):
+        trainer = make_trainer(student, optimizer, **settings)
+        head = trainer.teacher.nets[0]
+        before = {name: p.detach().clone() for name, p in head.named_parameters()}
+        run_update(trainer, [toy_batch(6, 1)], 1, 0.0)
+        for name, p in head.named_parameters():
+            lr, wd = (rate, decay) if name.startswith("g.") else (1e-3, 0.01)
+            moved = (p - before[name] * (1 - lr * wd)).abs()
+            assert float(moved.max()) == pytest.approx(lr, rel=1e-3), name
+
+
 def test_replay_takes_that_many_steps():
     trainer = trainer_of(replay=7)
     steps, step = [], trainer.teacher_optimizer.step
