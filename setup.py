@@ -32,15 +32,17 @@ setup(
         "matplotlib",
         "jinja2",
         "shtab",  # shell completion
+        "tqdm",
     ],
     extras_require={
         "tensorboard": ["tensorboardX"],
+        "vision": ["Pillow"],  # for `vision --data folder`; everything else of it needs nothing more
         "benchmarks": ["matplotlib", "higher"],
         "zst": ["zstandard"],  # prepare reads .zst
         "recipes": ["sacremoses", "defusedxml"],  # scripts/wmt14_en_de.sh, scripts/iwslt14_de_en.sh
         "test": [
             *("pytest", "pytest-cov", "hypothesis", "tensorboardX", "ruff", "mypy"),
-            *("zstandard", "sacremoses", "defusedxml"),  # what the extras above bring
+            *("zstandard", "sacremoses", "defusedxml", "Pillow"),  # what the extras above bring
         ],
     },
     entry_points={"console_scripts": ["fairseq-l2rw = fairseq_l2rw.cli.main:main"]},

@@ -22,7 +22,7 @@ from fairseq_l2rw.errors import EXIT_STATUS, L2RWError, explain_full_disk, print
 from fairseq_l2rw.version import __version__
 
 PROGRAM = "fairseq-l2rw"
-COMMANDS = ("toy", "corrupt", "prepare", "weights", "filter", "average", "evaluate", "report", "doctor", "completion")
+COMMANDS = ("toy", "corrupt", "prepare", "weights", "filter", "average", "evaluate", "report", "vision", "doctor", "completion")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,0 +1,138 @@
+"""BatchNorm: the influence pass repeats the step, and leaves no trace."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from fairseq_l2rw.meta import (
+    FeatureLayout,
+    MetaConfig,
+    MetaTrainer,
+    RandomState,
+    functional,
+)
+from fairseq_l2rw.meta.functional import evaluating
+from fairseq_l2rw.vision.student import Batch, ImageStudent
+from tests.vision.harness import normed
+
+EXACT = dict(objective="loss", momentum=0.0, replay=0, prior_strength=0.0, start=0)
+
+
+def batch(n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(torch.randn(n, 1, 4, 4, generator=generator).double(), torch.randint(0, 4, (n,), generator=generator))
+
+
+def student(dropout=0.3, **options):
+    torch.manual_seed(0)
+    made = ImageStudent(normed(1, 4, 4, dropout).double(), **options)
+    made.module.train()
+    for seed in range(3):  # running statistics of their own
+        made.losses(batch(7, seed))
+    return made
+
+
+def statistics(module):
+    return {name: b.clone() for name, b in module.named_buffers()}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def update(made, gradient="forward", window=1):
+    """One student update; returns the report, the step's losses, and the statistics right after the forward pass."""
+    optimizer = torch.optim.SGD(made.module.parameters(), lr=0.1, momentum=0.9)
+    core = MetaTrainer(made, FeatureLayout((16,)), MetaConfig(gradient=gradient, window=window, **EXACT))
+    core.attach(optimizer)
+    for step in range(window):
+        core.begin_update(step)
+        torch.manual_seed(step)
+        state, data = RandomState.capture(), batch(6, 50 + step)
+        losses, features = made.outputs(data)
+        rows, weights = core.weigh(losses, torch.ones(6), torch.ones(6), [features])
+        ones = torch.ones(6, dtype=torch.float64)
+        core.record(data, rows, weights, losses, ones, ones, state)
+        optimizer.zero_grad()
+        (weights * losses).mean().backward()
+        before = statistics(made.module)
+        core.before_step()
+        optimizer.step()
+        report = core.after_step(lambda: batch(5, 99))
+    return report, losses.detach(), before
+
+
+@pytest.mark.parametrize(("gradient", "window"), [("forward", 1), ("forward", 2), ("finite-difference", 1), ("unrolled", 1)])
+def test_running_statistics_are_left_alone(gradient, window):
+    made = student()
+    report, _, before = update(made, gradient, window)
+    assert report is not None
+    assert same(before, statistics(made.module))
+    assert made.module.training and all(m.training for m in made.module.modules())
+
+
+def test_the_test_above_can_fail(monkeypatch):  # negative control
+    @contextmanager
+    def tracked(module):
+        yield
+
+    monkeypatch.setattr(functional, "untracked", tracked)
+    made = student()
+    _, _, before = update(made, "finite-difference")
+    assert not same(before, statistics(made.module))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_influence_is_that_of_the_step(dropout):
+    """Against a graph of the gradient through training-mode BatchNorm; the running statistics would give others."""
+    made = student(dropout)
+    theta = [p.detach().clone() for p in made.module.parameters()]
+    exact, losses, _ = update(made, "forward")
+    oracle, _, _ = update(student(dropout), "unrolled")
+    assert torch.allclose(exact.influence, oracle.influence, rtol=1e-8, atol=1e-12)
+    with torch.no_grad(), functional.swapped(made.module, list(made.module.parameters()), theta):
+        torch.manual_seed(0)
+        assert torch.equal(made.losses(batch(6, 50))[0], losses)  # statistics of the step's own batch
+        with evaluating(made.module):
+            assert not torch.allclose(made.losses(batch(6, 50))[0], losses, rtol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["running", "batch"])
+def test_statistics_of_a_dev_batch(mode):
+    made = student(dev_batchnorm=mode)
+    before, data = statistics(made.module), batch(9, 4)
+    with evaluating(made.module):  # as the method calls it
+        got = made.dev_loss(data)
+    assert same(before, statistics(made.module)) and made.module.training
+    norm = made.module.body[1]
+    features = made.module.body[0](data.images)
+    mean, var = (
+        (norm.running_mean, norm.running_var)
+        if mode == "running"
+        else (features.mean((0, 2, 3)), features.var((0, 2, 3), correction=0))
+    )
+    shape = (1, -1, 1, 1)
+    hidden = (features - mean.view(shape)) / (var.view(shape) + norm.eps).sqrt() * norm.weight.view(shape) + norm.bias.view(shape)
+    pooled = torch.nn.functional.adaptive_avg_pool2d(hidden.relu(), 2).flatten(1)  # no dropout
+    want = torch.nn.functional.cross_entropy(made.module.head(pooled), data.labels)
+    assert torch.allclose(got, want, rtol=1e-10)
+
+
+def test_spoilt_dev_batch():
+    made, data = student(), batch(5, 1)
+    for seed in range(8):
+        spoilt = made.corrupt(data, "mislabelled", seed)
+        assert spoilt.images is data.images
+        assert any(torch.equal(spoilt.labels, data.labels.roll(k)) for k in range(1, 5))
+    assert made.corrupt(batch(1, 1), "mislabelled", 0) is None
+
+
+def test_shares_make_the_whole():
+    made, data = student(), batch(7, 1)
+    parts = [made.share(data, rank, 3) for rank in range(3)]
+    assert sum(share for _, share in parts) == pytest.approx(1)
+    with evaluating(made.module):
+        whole = made.dev_loss(data)
+        assert torch.allclose(sum(made.dev_loss(part) * share for part, share in parts), whole)
+    assert made.share(batch(2, 1), 2, 3) == (None, 0.0)

@@ -1,0 +1,203 @@
+"""A run: learns, resumes bit by bit, and writes what it says."""
+
+import json
+
+import pytest
+import torch
+
+from fairseq_l2rw.errors import L2RWError
+from fairseq_l2rw.vision import checkpoint, metrics, models
+from tests.vision.harness import config, normed, training
+
+
+@pytest.fixture(autouse=True)
+def small_model(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "normed", normed)
+
+
+def leaves(value, path=""):
+    """(path, leaf) of everything in a checkpoint."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from leaves(item, f"{path}/{key}")
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from leaves(item, f"{path}/{i}")
+    else:
+        yield path, value
+
+
+def differences(a, b, ignored=("/seconds",)):
+    first, second = dict(leaves(a)), dict(leaves(b))
+    assert first.keys() == second.keys()
+    return [path for path in first if path not in ignored and not equal(first[path], second[path])]
+
+
+def equal(x, y):
+    return torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+
+
+TEACHERS = ("deep", "loss", "mwn", "uniform", "finetuned")
+NORMED = dict(model="normed", dropout=0.2, valid_size=12)
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_resume_is_exact(tmp_path, teacher):
+    options = dict(NORMED, teacher=teacher, finetune_epochs=1)
+    straight = training(**options)
+    straight.run(tmp_path / "straight")
+    interrupted = training(**options)
+    interrupted.epochs = 2  # stops there
+    interrupted.run(tmp_path / "again")
+    with open(tmp_path / "again" / metrics.FILE, "a") as out:  # killed after the line and before the checkpoint
+        out.write(json.dumps({"epoch": 3, "loss": 99}) + "\n{")
+    resumed = training(**options)
+    resumed.run(tmp_path / "again")
+    assert resumed.updates == straight.updates
+    assert not differences(straight.state_dict(), resumed.state_dict())
+    rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in metrics.read(tmp_path / run / metrics.FILE)] for run in ("straight", "again")]
+    assert rows[0] == rows[1] and [row["epoch"] for row in rows[0]] == list(range(1, straight.epochs + 1))
+
+
+def test_the_comparison_can_fail(tmp_path):  # negative control: the teacher was not restored
+    options = dict(NORMED, teacher="deep")
+    straight = training(**options)
+    straight.run()
+    forgetful = training(**options)
+    forgetful.train_epoch()
+    state = forgetful.state_dict()
+    resumed = training(**options)
+    resumed.load_state_dict({**state, "method": resumed.method.state_dict()})
+    resumed.run()
+    assert any(path.startswith("/method") for path in differences(straight.state_dict(), resumed.state_dict()))
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    first = training(teacher="loss").run(tmp_path)
+    before = (tmp_path / checkpoint.FILE).stat().st_mtime_ns
+    assert training(teacher="loss").run(tmp_path) == first
+    assert (tmp_path / checkpoint.FILE).stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "result.json").read_text()) == first
+    assert not list(tmp_path.glob("*.part*"))
+
+
+def test_checkpoints_that_do_not_fit(tmp_path):
+    training(teacher="loss", schedule="1").run(tmp_path)
+    with pytest.raises(L2RWError, match="checkpoint_last.pt: that run had --lr 0.1, this one 0.2; go on with its options"):
+        training(teacher="loss", schedule="1", lr=0.2).run(tmp_path)
+    content = (tmp_path / checkpoint.FILE).read_bytes()
+    (tmp_path / checkpoint.FILE).write_bytes(content[: len(content) // 2])
+    with pytest.raises(L2RWError, match="checkpoint_last.pt: no checkpoint of this command, or damaged"):
+        training(teacher="loss", schedule="1").run(tmp_path)
+
+
+class Attack:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_a_checkpoint_is_never_executed(tmp_path):
+    torch.save({"config": Attack(str(tmp_path / "owned"))}, tmp_path / checkpoint.FILE)
+    with pytest.raises(L2RWError, match="damaged"):
+        checkpoint.load(tmp_path, {})
+    assert not (tmp_path / "owned").exists()
+
+
+def test_figures_of_an_epoch(tmp_path):
+    run = training(teacher="deep", valid_size=12, schedule="2")
+    result = run.run(tmp_path)
+    row = metrics.read(tmp_path / metrics.FILE)[-1]
+    wrong = run.parts.wrong
+    assert row["updates"] == 2 * (88 // 20) == run.updates
+    assert row["lr"] == 0.1 and row["teacher_updates"] == 4
+    seen = ~run.weights.isnan()
+    assert int(seen.sum()) == 80 and sum(row["weights"]["clean"]) == int((seen & ~wrong).sum())
+    w = run.weights[seen]
+    assert row["ess"] == pytest.approx(float(w.sum() ** 2 / (len(w) * w.square().sum())), rel=1e-5)
+    assert result["accuracy"] == row["accuracy"] and result["auc"] == row["auc"]
+    assert result["chosen_epoch"] in (1, 2)
+
+
+def test_auc_is_null_where_nothing_is_wrong_and_with_uniform_weights():
+    assert training(noise="none", teacher="loss", schedule="1").run()["auc"] is None
+    assert training(teacher="uniform", schedule="1").run()["auc"] is None
+
+
+def test_learning_rate_falls_after_its_steps():
+    run = training(teacher="uniform", schedule="4:1,3")
+    assert [run.train_epoch()["lr"] for _ in range(4)] == pytest.approx([0.1, 0.01, 0.01, 0.001])
+
+
+def test_weights_are_what_the_student_steps_by():
+    """A weight of zero takes an image out of the step; `batch` divides by the sum of weights, `tokens` by the images."""
+    for normalization, divisor in (("tokens", 20), ("batch", 5)):
+        run = training(teacher="uniform", weight_normalization=normalization, weight_decay=0.0, momentum=0.0)
+        run.method.weigh = lambda *_: torch.cat([torch.ones(5), torch.zeros(15)])
+        index = torch.arange(20)
+        batch = run.batch(run.parts.train, index, "augment", 0)
+        before = [p.detach().clone() for p in run.student.module.parameters()]
+        losses, _ = run.student.outputs(batch)
+        gradients = torch.autograd.grad(losses[:5].sum() / divisor, list(run.student.module.parameters()))
+        run.step(run.parts.train, index)
+        for p, old, g in zip(run.student.module.parameters(), before, gradients):
+            assert torch.allclose(p, old - 0.1 * g, atol=1e-7)
+
+
+def test_meta_batches_go_round():
+    run = training(teacher="deep")
+    seen = []
+    for run.updates in range(4):
+        seen.append(run.meta_batch().images.flatten(1))
+    rounds = [torch.cat(seen[:2]), torch.cat(seen[2:])]
+    for one in rounds:
+        assert len({tuple(row.tolist()) for row in one}) == 20
+    assert not torch.equal(*rounds)
+
+
+def test_half_precision():
+    for amp in ("bf16", "fp16"):
+        run = training(teacher="deep", amp=amp, schedule="2", model="normed")
+        figures = [run.train_epoch() for _ in range(2)][-1]
+        assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in run.student.module.parameters())
+        assert figures["teacher_updates"] > 0 and 0 < figures["w_mean"] < 1
+
+
+def test_an_overflow_leaves_the_step_and_the_teacher_update_out():
+    run = training(teacher="deep", amp="fp16", meta_start=0)
+    index = torch.arange(20)
+    before = [p.detach().clone() for p in run.student.module.parameters()]
+    run.parts.train.images.fill_(255)
+    object.__setattr__(run.parts, "mean", torch.full((1,), -1e6))  # activations beyond half precision
+    _, _, report = run.step(run.parts.train, index)
+    assert report == {} and all(torch.equal(p, old) for p, old in zip(run.student.module.parameters(), before))
+
+
+def test_compiled(monkeypatch):
+    real, calls = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda module: calls.append(module) or real(module, backend="eager"))
+    run = training(teacher="deep", compile=True, schedule="1")
+    plain = training(teacher="deep", schedule="1")
+    run.run(), plain.run()
+    assert calls == [run.student.module]
+    assert not differences({**plain.state_dict(), "seconds": 0}, {**run.state_dict(), "seconds": 0}, ("/seconds",))
+
+
+def test_too_few_images_for_a_batch():
+    with pytest.raises(L2RWError, match=r"--batch-size 200 \(200 for all workers\): there are only 100 images"):
+        training(batch_size=200)
+
+
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboardX")
+    training(teacher="loss", schedule="1", tensorboard_logdir=str(tmp_path / "tb")).run()
+    content = b"".join(f.read_bytes() for f in (tmp_path / "tb").iterdir())
+    assert b"accuracy" in content and b"teacher_gnorm" in content
+
+
+def test_options_of_the_data_sets():
+    assert config(data="cifar10", schedule=None, lr=None).schedule == "resnet32"
+    digits = config(schedule=None, meta_size=None)
+    assert digits.meta_size == 100 and digits.epochs == 40
