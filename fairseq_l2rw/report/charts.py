@@ -28,7 +28,7 @@ _STYLE = {
     "axes.edgecolor": RULE, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": RULE,
     "grid.linewidth": 0.6, "axes.axisbelow": True, "xtick.color": RULE, "xtick.labelcolor": MUTED, "ytick.color": RULE,
     "ytick.labelcolor": MUTED, "lines.linewidth": 1.5, "figure.facecolor": "none", "axes.facecolor": "none",
-    "path.simplify": True, "axes.formatter.limits": (-4, 5), "axes.formatter.useoffset": False,
+    "path.simplify": True,
 }  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def line_chart(lines: Sequence[Line], label: str, end: int, log: bool = False, s
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes()
         for line in lines:
-            how = {"marker": "o", "markersize": 3, "linewidth": 0.8} if line.dots else {}
+            how = {"marker": "o", "markersize": 3, "linewidth": 0.8} if line.dots or len(line.x) == 1 else {}
             axes.plot(line.x, line.y, color=color(line.color), **how)
             if len(line.spread):
                 y, spread = np.array(line.y), np.array(line.spread)
@@ -76,8 +76,8 @@ def line_chart(lines: Sequence[Line], label: str, end: int, log: bool = False, s
         if log:
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.minorticks_off()
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         if start:
             axes.axvline(start, color=MUTED, linewidth=0.8, dashes=(2, 3))
         limits = _settled(lines)

@@ -107,7 +107,7 @@ def _scores(runs: Sequence[Run], split: str) -> Dict[str, object]:
             best = (min if metric in LOWER_IS_BETTER else max)(others)
             cells.append({
                 "value": value,
-                "best": len(scored) > 1 and value == best,
+                "best": len(set(others)) > 1 and value == best,
                 "difference": value - base if None not in (value, base) and run is not baseline else None,
             })  # fmt: skip
         rows.append({"run": run.name, "number": runs.index(run), "cells": cells})

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_l2rw.cli.main import COMMANDS as COMMANDS_OF_THE_PACKAGE
 from fairseq_l2rw.corpus.toy import write_toy
 from scripts import official
 
@@ -71,7 +70,6 @@ TINY = (
 )
 
 
-@pytest.mark.skipif("filter" not in COMMANDS_OF_THE_PACKAGE, reason="fairseq-l2rw filter is not there yet")
 def test_clean_corpus(copy):
     write_toy(str(copy / "crawl"), "de", "en", {"train": 500, "valid": 100, "test": 20}, seed=1)
     run_page("clean_corpus.md", copy, CORPUS="crawl", VOCAB="300", META="50", UPDATES="20", START="8", MODEL=TINY)

@@ -177,6 +177,8 @@ def test_the_best_of_ter_is_the_lowest(tmp_path):
     rows = re.findall(r"<td>(?:<span[^>]*></span>)([ab])</td>(.*?)</tr>", render(runs), re.DOTALL)
     best = {name: re.findall(r'class="best">([\d.]+)', cells) for name, cells in rows}
     assert best == {"a": ["22.0"], "b": ["22.0", "23.0"]}  # TER, and BLEU with chrF
+    make_scores(tmp_path / "a" / "eval", 22)
+    assert 'class="best"' not in render(read_runs([str(tmp_path / name) for name in "ab"])), "equal ones"
 
 
 def test_means_over_seeds(tmp_path):
