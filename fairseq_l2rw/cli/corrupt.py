@@ -29,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KIND:RATE,...",
         help=f"the part of the pairs for each kind: {', '.join(KINDS)}",
     )
+    parser.add_argument(
+        "--third",
+        metavar="FILE",
+        help="text in a third language, for wrong-language: its line N replaces the target of pair N; a shorter text "
+        "begins again at its end",
+    )
     parser.add_argument("--seed", type=int, default=1, help="same seed, same bytes (default: %(default)s)")
 
 
@@ -36,6 +42,6 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_l2rw.corpus.corrupt import corrupt_files, parse_noise
 
     kinds = corrupt_files(
-        args.src, args.tgt, args.out_src, args.out_tgt, args.labels, parse_noise(args.noise), args.seed
+        args.src, args.tgt, args.out_src, args.out_tgt, args.labels, parse_noise(args.noise), args.seed, args.third
     )
     print(json.dumps({"kinds": kinds, "labels": args.labels}, indent=2, ensure_ascii=False))

@@ -5,21 +5,26 @@ the new pair of each row. Where it can change nothing (half of a one-word senten
 called clean, so that the labels say what was done and not what was wanted.
 """
 
+import functools
+import itertools
 import os
 import random
 import re
 from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from fairseq_l2rw.corpus.bitext import Pair, read_pairs, writing
+from fairseq_l2rw.corpus.bitext import Pair, read_lines, read_pairs, writing
 from fairseq_l2rw.errors import L2RWError
 
 CLEAN = "clean"
 LABEL_HEADER = "id\tkind"
 WINDOW = 10_000  # pairs held in memory; a target is misplaced by no more than this many lines
 
+NEEDS_THIRD = "wrong-language"
+
 # Scripts without spaces between words: Thai and Lao, Burmese, Khmer, Kana, Han.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+_SENTENCE_END = re.compile("(?<=[.!?…])\\s+|(?<=[。！？])\\s*")
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,13 @@ class Window:
 
     Attributes:
         pairs: the clean pairs, in corpus order.
-        donors: targets of the stretch before this one, for a kind that needs a pair from elsewhere.
+        donors: pairs of the stretch before this one, for a kind that needs one from elsewhere.
+        third: lines in a third language, one for each pair; empty where no text was given.
     """
 
     pairs: Sequence[Pair]
-    donors: Sequence[str]
+    donors: Sequence[Pair]
+    third: Sequence[str] = ()
 
 
 Spoil = Callable[[Window, Sequence[int], random.Random], Dict[int, Pair]]
@@ -70,7 +77,11 @@ def parse_noise(text: str, option: str = "--noise") -> Dict[str, float]:
 
 
 def corrupt_pairs(
-    pairs: Iterable[Pair], rates: Mapping[str, float], seed: int, window: int = WINDOW
+    pairs: Iterable[Pair],
+    rates: Mapping[str, float],
+    seed: int,
+    window: int = WINDOW,
+    third: Optional[Iterator[str]] = None,
 ) -> Iterator[Tuple[str, str, str]]:
     """Yields (source, target, kind) for every pair, in order; kind is `CLEAN` or a key of `rates`.
 
@@ -81,37 +92,60 @@ def corrupt_pairs(
         rates: kind -> probability.
         seed: the same seed and pairs give the same result, on any machine.
         window: pairs handled at a time.
+        third: lines in a third language for `wrong-language`, as many as there are pairs, or more.
+
+    Raises:
+        L2RWError: a kind needs a third text and there is none.
     """
+    if NEEDS_THIRD in rates and third is None:
+        raise L2RWError(
+            f"--noise {NEEDS_THIRD}: needs a text in a third language; give it with --third FILE to 'fairseq-l2rw corrupt'"
+        )
     # Two streams of random numbers: who is spoilt does not depend on how many numbers a kind draws.
     draw, rng = random.Random(f"assign {seed}"), random.Random(f"spoil {seed}")
-    donors: Sequence[str] = ()
+    donors: Sequence[Pair] = ()
     for chunk in _chunks(pairs, window):
         rows = _assign(len(chunk), rates, draw)
+        lines = list(itertools.islice(third, len(chunk))) if third is not None else ()
         spoilt: Dict[int, Tuple[Pair, str]] = {}
         for kind, chosen in rows.items():
-            for row, pair in KINDS[kind](Window(chunk, donors), chosen, rng).items():
+            for row, pair in KINDS[kind](Window(chunk, donors, lines), chosen, rng).items():
                 if pair != chunk[row]:
                     spoilt[row] = (pair, kind)
         for row, pair in enumerate(chunk):
             (src, tgt), kind = spoilt.get(row, (pair, CLEAN))
             yield src, tgt, kind
-        donors = [tgt for _, tgt in chunk]
+        donors = chunk
 
 
 def corrupt_files(
-    src: str, tgt: str, out_src: str, out_tgt: str, labels: str, rates: Mapping[str, float], seed: int
+    src: str,
+    tgt: str,
+    out_src: str,
+    out_tgt: str,
+    labels: str,
+    rates: Mapping[str, float],
+    seed: int,
+    third: Optional[str] = None,
 ) -> Dict[str, int]:
     """Corrupts the bitext of two files into two others, with a label file; returns the pairs of each kind.
 
     Files that end in .gz are read and written with gzip. The outputs appear together, when all is done.
+
+    Args:
+        third: file in a third language, line by line a translation of the bitext or any other text; one that is shorter
+            than the bitext begins again at its end.
     """
+    if third is not None and NEEDS_THIRD not in rates:
+        raise L2RWError(f"--third {third}: only {NEEDS_THIRD} takes lines from it; name that kind in --noise as well")
     named = {"--src": src, "--tgt": tgt, "--out-src": out_src, "--out-tgt": out_tgt, "--labels": labels}
     taken: Dict[str, str] = {}
     for option, path in named.items():
         other = taken.setdefault(os.path.realpath(path), option)
         if option not in ("--src", "--tgt") and other != option:
             raise L2RWError(f"{option} {path}: the same file as {other}; give it a name of its own")
-    labelled = corrupt_pairs(read_pairs(src, tgt), rates, seed)
+    lines = _over_and_over(third) if third is not None else None
+    labelled = corrupt_pairs(read_pairs(src, tgt), rates, seed, third=lines)
     return {kind: 0 for kind in (CLEAN, *rates)} | write_labelled(labelled, out_src, out_tgt, labels)
 
 
@@ -152,6 +186,18 @@ def _leave_untranslated(window: Window, rows: Sequence[int], rng: random.Random)
     return {row: (window.pairs[row][0], window.pairs[row][0]) for row in rows}
 
 
+@register_kind("untranslated-source")
+def _leave_source_untranslated(window: Window, rows: Sequence[int], rng: random.Random) -> Dict[int, Pair]:
+    """The source is a copy of the target."""
+    return {row: (window.pairs[row][1], window.pairs[row][1]) for row in rows}
+
+
+@register_kind(NEEDS_THIRD)
+def _replace_language(window: Window, rows: Sequence[int], rng: random.Random) -> Dict[int, Pair]:
+    """The target is the line of the third text; an empty one replaces nothing."""
+    return {row: (window.pairs[row][0], window.third[row]) for row in rows if window.third[row].strip()}
+
+
 @register_kind("misordered")
 def _misorder(window: Window, rows: Sequence[int], rng: random.Random) -> Dict[int, Pair]:
     """The target's words in another order."""
@@ -164,6 +210,45 @@ def _truncate(window: Window, rows: Sequence[int], rng: random.Random) -> Dict[i
     return {row: (window.pairs[row][0], _first_half(window.pairs[row][1])) for row in rows}
 
 
+@register_kind("over-under")
+def _merge_or_drop(window: Window, rows: Sequence[int], rng: random.Random) -> Dict[int, Pair]:
+    """One side says more than the other, by a sentence: a target sentence is dropped, or a neighbour's is merged in.
+
+    Half of the rows are over-translated: the target goes on with the neighbour's. The others are under-translated: the
+    target loses one of its sentences, or, where it has only one, the source goes on with the neighbour's.
+    """
+    spoilt = {}
+    for row in rows:
+        (src, tgt), (next_src, next_tgt) = window.pairs[row], _neighbour(window, row)
+        if rng.random() < 0.5:
+            spoilt[row] = (src, _joined(tgt, next_tgt))
+            continue
+        sentences = [part for part in _SENTENCE_END.split(tgt) if part.strip()]
+        if len(sentences) > 1:
+            del sentences[rng.randrange(len(sentences))]
+            spoilt[row] = (src, functools.reduce(_joined, sentences))
+        else:
+            spoilt[row] = (_joined(src, next_src), tgt)
+    return spoilt
+
+
+def _neighbour(window: Window, row: int) -> Pair:
+    """The pair after this one, or the one before; two empty sides where there is none."""
+    if row + 1 < len(window.pairs):
+        return window.pairs[row + 1]
+    if row > 0:
+        return window.pairs[row - 1]
+    return window.donors[-1] if window.donors else ("", "")
+
+
+def _joined(first: str, second: str) -> str:
+    """Two sentences as one line; the first alone where the second is empty."""
+    if not second.strip():
+        return first
+    unspaced = _UNSPACED.match(first[-1:]) and _UNSPACED.match(second[:1])
+    return first + ("" if unspaced else " ") + second
+
+
 def _another_target(window: Window, own: str, rng: random.Random) -> str:
     """A target that is not `own`, from this window or the one before; `own` if there is none."""
     targets = [tgt for _, tgt in window.pairs]
@@ -171,7 +256,7 @@ def _another_target(window: Window, own: str, rng: random.Random) -> str:
         target = rng.choice(targets)
         if target != own:
             return target
-    others = [target for target in targets + list(window.donors) if target != own]
+    others = [target for target in targets + [tgt for _, tgt in window.donors] if target != own]
     return rng.choice(others) if others else own
 
 
@@ -211,6 +296,17 @@ def _assign(size: int, rates: Mapping[str, float], draw: random.Random) -> Dict[
                 break
             point -= rate
     return rows
+
+
+def _over_and_over(path: str) -> Iterator[str]:
+    """The lines of a file, again and again."""
+    while True:
+        empty = True
+        for line in read_lines(path):
+            empty = False
+            yield line
+        if empty:
+            raise L2RWError(f"--third {path}: the file is empty; give a text in a third language")
 
 
 def _chunks(pairs: Iterable[Pair], size: int) -> Iterator[List[Pair]]:
