@@ -88,10 +88,7 @@ def misordered(sample, vocabulary, rng):
     """Target words in random order; targets of fewer than two words are left out."""
     targets = []
     for tokens in _rows(sample["target"], vocabulary):
-        starts = vocabulary.begins_word[tokens]
-        if len(starts):
-            starts[0] = True
-        words = np.split(tokens, np.flatnonzero(starts)[1:]) if len(tokens) else []
+        words = _words(tokens, vocabulary)
         if len(words) < 2:
             targets.append(None)
             continue
@@ -107,6 +104,57 @@ def truncated(sample, vocabulary, rng):
     """The first half of the target; targets of fewer than two tokens are left out."""
     targets = [t[: (len(t) + 1) // 2] if len(t) > 1 else None for t in _rows(sample["target"], vocabulary)]
     return _with_targets(sample, targets, vocabulary)
+
+
+@register("swapped")
+def swapped(sample, vocabulary, rng):
+    """Three times a target word and its neighbour exchanged; targets of fewer than two words are left out."""
+    targets = []
+    for tokens in _rows(sample["target"], vocabulary):
+        words = _words(tokens, vocabulary)
+        if len(words) < 2:
+            targets.append(None)
+            continue
+        for first in rng.choice(len(words) - 1, size=min(3, len(words) - 1), replace=False):
+            words[first], words[first + 1] = words[first + 1], words[first]
+        targets.append(np.concatenate(words))
+    return _with_targets(sample, targets, vocabulary)
+
+
+@register("dropped")
+def dropped(sample, vocabulary, rng):
+    """30 % of the target words left out (one at least); targets of fewer than two words are left out."""
+    targets = []
+    for tokens in _rows(sample["target"], vocabulary):
+        words = _words(tokens, vocabulary)
+        if len(words) < 2:
+            targets.append(None)
+            continue
+        gone = set(rng.choice(len(words), size=max(1, round(0.3 * len(words))), replace=False).tolist())
+        targets.append(np.concatenate([word for i, word in enumerate(words) if i not in gone]))
+    return _with_targets(sample, targets, vocabulary)
+
+
+@register("joined")
+def joined(sample, vocabulary, rng):
+    """The target of another pair of the batch follows the pair's own; a batch of one changes nothing: None.
+
+    What the longest target allows is kept.
+    """
+    rows = _rows(sample["target"], vocabulary)
+    if len(rows) < 2:
+        return None
+    others = rows[1:] + rows[:1]
+    targets = [np.concatenate([own, other]) if len(other) else None for own, other in zip(rows, others)]
+    return _with_targets(sample, targets, vocabulary)
+
+
+def _words(tokens: np.ndarray, vocabulary) -> list[np.ndarray]:
+    """The pieces of each word."""
+    starts = vocabulary.begins_word[tokens]
+    if len(starts):
+        starts[0] = True
+    return np.split(tokens, np.flatnonzero(starts)[1:]) if len(tokens) else []
 
 
 def _rows(tokens: torch.Tensor, vocabulary) -> list[np.ndarray]:

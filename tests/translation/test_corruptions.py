@@ -115,13 +115,38 @@ def test_truncated_is_the_first_half():
     assert lengths == [1, 2, 2, 4]  # of 2, 3, 4 and 7
 
 
+def test_swapped_moves_words_by_little():
+    for seed in range(20):
+        sample = batch_of([(s, [*range(4, 4 + n), EOS]) for (s, _), n in zip(SENTENCES, (2, 7, 4, 12))])
+        clean = clean_targets(sample)
+        for i, target in clean_targets(spoil("swapped", sample, seed)).items():
+            assert sorted(target) == sorted(clean[i]) and target != clean[i] and target[-1] == EOS
+            assert sum(a != b for a, b in zip(target, clean[i])) <= 6
+
+
+def test_dropped_leaves_out_some_words():
+    sample = batch_of([(s, [*range(4, 4 + n), EOS]) for (s, _), n in zip(SENTENCES, (2, 7, 4, 12))])
+    clean = clean_targets(sample)
+    spoilt = clean_targets(spoil("dropped", sample))
+    assert sorted(len(clean[i]) - len(target) for i, target in spoilt.items()) == [1, 1, 2, 4]
+    for i, target in spoilt.items():
+        assert target == [word for word in clean[i] if word in target]
+
+
+def test_joined_goes_on_with_another_target():
+    sample = batch_of(SENTENCES)
+    clean = sentences(sample["target"])
+    assert sentences(spoil("joined", sample)["target"]) == [a[:-1] + b for a, b in zip(clean, clean[1:] + clean[:1])]
+
+
 # ---- batches that cannot be spoilt ------------------------------------------
 
 
 @pytest.mark.parametrize(
     "kind, lengths, possible",
     [("misaligned", (5, 4), False), ("untranslated", (5, 4), True), ("misordered", (5, 4), True), ("truncated", (5, 4), True),
-     ("misordered", (5, 1), False), ("truncated", (5, 1), False)],
+     ("misordered", (5, 1), False), ("truncated", (5, 1), False), ("swapped", (5, 2), True), ("swapped", (5, 1), False),
+     ("dropped", (5, 2), True), ("dropped", (5, 1), False), ("joined", (5, 4), False)],
 )  # fmt: skip
 def test_a_batch_of_one(kind, lengths, possible):
     spoilt = spoil(kind, batch_of(pairs([lengths[0]], [lengths[1]])))
@@ -145,7 +170,7 @@ def test_targets_that_are_too_short_are_left_out(kind):
     assert sources(spoilt)[1] == sources(sample)[1]
 
 
-@pytest.mark.parametrize("kind", ["untranslated", "misordered", "truncated"])
+@pytest.mark.parametrize("kind", ["untranslated", "misordered", "truncated", "swapped", "dropped", "joined"])
 def test_empty_sentences(kind):
     empty = [([EOS], [EOS]), ([EOS], [EOS])]
     assert spoil(kind, batch_of(empty)) is None
