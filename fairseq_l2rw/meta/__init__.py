@@ -15,7 +15,8 @@ Symbols, the same everywhere in this package (shapes in brackets):
 from fairseq_l2rw.meta.config import MetaConfig
 from fairseq_l2rw.meta.features import FeatureLayout
 from fairseq_l2rw.meta.functional import RandomState
+from fairseq_l2rw.meta.rule_trainer import RuleTrainer
 from fairseq_l2rw.meta.student import Student
 from fairseq_l2rw.meta.trainer import MetaTrainer
 
-__all__ = ["FeatureLayout", "MetaConfig", "MetaTrainer", "RandomState", "Student"]
+__all__ = ["FeatureLayout", "MetaConfig", "MetaTrainer", "RandomState", "RuleTrainer", "Student"]

@@ -44,6 +44,9 @@ class MetaConfig:
         g_weight_decay: of g; None: as ``weight_decay``.
         clip_norm: the teacher's gradient clipping; 0 is off.
         max_update: length of the training, for the feature "progress"; 0 if unknown.
+        paced_share: ``self_paced``: its first threshold, as a part of the mean loss.
+        paced_growth: ``self_paced``: what the threshold is multiplied with.
+        paced_interval: ``self_paced``: student updates between two growths.
         seed: of the replayed samples and of the corrupted dev batches.
     """
 
@@ -68,6 +71,9 @@ class MetaConfig:
     g_weight_decay: float | None = None
     clip_norm: float = 0.0
     max_update: int = 0
+    paced_share: float = 1.0
+    paced_growth: float = 1.3
+    paced_interval: int = 500
     seed: int = 1
 
     def __post_init__(self):
@@ -86,6 +92,10 @@ class MetaConfig:
             raise L2RWError(
                 f"--meta-gradient {self.gradient} reads one step, not --meta-window {self.window}; give 1, or forward"
             )
+        _at_least("--self-paced-growth", self.paced_growth, 1)
+        _at_least("--self-paced-interval", self.paced_interval, 1)
+        if not self.paced_share > 0:
+            raise L2RWError(f"--self-paced-share {self.paced_share}: give a number above 0")
         if not 0 <= self.momentum < 1:
             raise L2RWError(f"--meta-momentum {self.momentum}: give a number from 0 to below 1")
         if not 0 < self.prior < 1:

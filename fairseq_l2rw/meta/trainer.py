@@ -47,9 +47,9 @@ class TeacherReport:
 
     Attributes:
         head: name of the head that was trained.
-        meta_loss: J on the clean dev batch, nats per token.
+        meta_loss: J on the clean dev batch, nats per token; None where none was used.
         gradient_norm: of the teacher's parameters, mean over the steps taken.
-        influence: c_i of all rows of the update ``[N]``, nats.
+        influence: c_i of all rows of the update ``[N]``, nats; not a number where there is no dev batch.
         weight_gradient: dJ / dw_i ``[N]``.
         weights: w_i that the student's step used ``[N]``.
         shares: w_i c_i / W ``[N]``, nats per token: to first order, what the example's part in the student's step did
@@ -58,7 +58,7 @@ class TeacherReport:
     """
 
     head: str
-    meta_loss: float
+    meta_loss: float | None
     gradient_norm: float
     influence: Tensor
     weight_gradient: Tensor
@@ -202,8 +202,11 @@ class MetaTrainer:
         until_due = (self.config.start - self.updates) % self.config.interval
         return self.started and until_due < self.config.window
 
-    def begin_update(self, updates: int) -> None:
-        """A student update begins, ``updates`` are done; what an unfinished one left is dropped."""
+    def begin_update(self, updates: int, dev_batch: Callable[[], Any] | None = None) -> None:
+        """A student update begins, ``updates`` are done; what an unfinished one left is dropped.
+
+        ``dev_batch`` is for reweighters that need one before the step; here one is taken after it.
+        """
         self.updates = updates
         self._rows, self._records, self._ghosts, self._watching, self._ignored = [], [], [], None, False
         if self.window is not None:
@@ -223,7 +226,13 @@ class MetaTrainer:
         return self.due and (self.gradient_mode == "backward" or self.gradient_mode == "ghost" and self._ahead is not None)
 
     def weigh(
-        self, losses: Tensor, n_tokens: Tensor, source_lengths: Tensor, internal: list[Tensor]
+        self,
+        losses: Tensor,
+        n_tokens: Tensor,
+        source_lengths: Tensor,
+        internal: list[Tensor],
+        batch: Any = None,
+        random_state: RandomState | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Features and weights of a micro-batch.
 
@@ -232,6 +241,7 @@ class MetaTrainer:
             n_tokens: n_i ``[N]``.
             source_lengths: ``[N]``.
             internal: states, one ``[N, H]`` for each block of the layout.
+            batch, random_state: as :meth:`record`'s, for reweighters that differentiate before the step; not used here.
 
         Returns:
             ``(features [N, D], weights [N])``, detached.
@@ -642,3 +652,12 @@ class MetaTrainer:
         if self.window is not None:
             self.window.copies = self.gradient_mode != "ghost"
             self.window.load_state_dict(self._saved_window)
+
+    def load_statistics(self, state: dict) -> None:
+        """Takes the running statistics alone, from the state of any reweighter of this student."""
+        self.running.load_state_dict(state["running"])
+        self.mean_tokens = state.get("mean_tokens")
+        name = "standardizer."
+        saved = {key[len(name) :]: value for key, value in state["teacher"].items() if key.startswith(name)}
+        if saved and saved["mean"].shape == self.teacher.standardizer.mean.shape:
+            self.teacher.standardizer.load_state_dict(saved)

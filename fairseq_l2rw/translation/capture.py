@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_l2rw.errors import L2RWError
+from fairseq_l2rw.meta import reweighters
 from fairseq_l2rw.meta.functional import evaluating
 
 #: names under which fairseq's decoders keep their output projection
 PROJECTIONS = ("output_projection", "fc_out", "fc3")
 LAST = -1
+PARTS = ("encoder", "decoder")
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -31,6 +33,21 @@ def parse_layers(text: str) -> tuple[int, ...]:
     return layers
 
 
+def parse_inputs(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """``--teacher-inputs``: what the teacher sees, and of which parts the internal states are.
+
+    ``internal``, ``surface`` or ``both``; ``encoder`` or ``decoder`` stands for a part of ``internal``.
+    """
+    names = [name.strip() for name in text.split(",")]
+    parts = tuple(part for part in PARTS if part in names)
+    try:
+        return reweighters.parse_inputs(",".join(dict.fromkeys("internal" if n in PARTS else n for n in names))), parts or PARTS
+    except L2RWError:
+        raise L2RWError(
+            f"--teacher-inputs {text}: give internal, surface or both; encoder or decoder stands for a part of internal"
+        ) from None
+
+
 class Capture:
     """Hooks on one encoder-decoder.
 
@@ -38,22 +55,28 @@ class Capture:
         model: the student.
         layers: which layers to take.
         padding: index of the padding symbol.
+        parts: ``encoder`` and ``decoder``, or one of them.
 
     Raises:
         L2RWError: the student has no encoder and decoder, or not that layer.
     """
 
-    def __init__(self, model: nn.Module, layers: tuple[int, ...], padding: int):
-        for part in ("encoder", "decoder"):
+    def __init__(self, model: nn.Module, layers: tuple[int, ...], padding: int, parts: tuple[str, ...] = PARTS):
+        for part in PARTS:
             if not isinstance(getattr(model, part, None), nn.Module):
                 raise L2RWError(
                     f"--arch: {type(model).__name__} has no {part}; l2rw_translation trains encoder-decoder models, "
                     "for example --arch transformer"
                 )
-        self.model, self.layers, self.padding = model, layers, padding
+        self.model, self.layers, self.padding, self.parts = model, layers, padding, parts
         for layer in layers:
-            for part in ("encoder", "decoder"):
+            for part in PARTS:
                 self._check(part, layer)
+
+    @classmethod
+    def of(cls, model: nn.Module, cfg, padding: int) -> Capture:
+        """What the options of the task ask for."""
+        return cls(model, parse_layers(cfg.teacher_layers), padding, parse_inputs(cfg.teacher_inputs)[1])
 
     def _check(self, part, layer):
         stack = getattr(getattr(self.model, part), "layers", None)
@@ -64,7 +87,7 @@ class Capture:
     @contextmanager
     def states(self):
         """Inside, one forward pass of the model is watched; gives a :class:`States`."""
-        watched = States(self.padding)
+        watched = States(self.padding, self.parts)
         encoder, decoder = self.model.encoder, self.model.decoder
         handles, shadowed = [], False
         try:
@@ -100,8 +123,8 @@ class Capture:
 class States:
     """What the hooks saw in one forward pass."""
 
-    def __init__(self, padding: int):
-        self.padding = padding
+    def __init__(self, padding: int, parts: tuple[str, ...] = PARTS):
+        self.padding, self.parts = padding, parts
         self.encoder: list[tuple[Tensor, Tensor | None]] = []
         self.decoder: list[Tensor] = []
 
@@ -148,10 +171,11 @@ class States:
             One ``[B, H]`` for each layer watched.
         """
         blocks = []
-        for states, mask in self.encoder:
+        for states, mask in self.encoder if "encoder" in self.parts else []:
             padded = source.eq(self.padding) if mask is None else mask
             blocks.append(_masked_mean(states.detach(), padded))
-        blocks += [_masked_mean(states.detach(), target.eq(self.padding)) for states in self.decoder]
+        for states in self.decoder if "decoder" in self.parts else []:
+            blocks.append(_masked_mean(states.detach(), target.eq(self.padding)))
         return blocks
 
 

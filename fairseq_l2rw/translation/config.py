@@ -10,7 +10,7 @@ from fairseq_l2rw.corpus.influence_log import check_log_name
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import reweighters
 from fairseq_l2rw.meta.config import GRADIENTS, NORMALIZATIONS, OBJECTIVES, MetaConfig, parse_contrast
-from fairseq_l2rw.translation.capture import parse_layers
+from fairseq_l2rw.translation.capture import parse_inputs, parse_layers
 from fairseq_l2rw.translation.corruptions import CORRUPTIONS
 
 DEFAULT_CONTRAST = "misaligned:0.5,untranslated:0.45,misordered:0.12,truncated:0.3"
@@ -24,8 +24,10 @@ class L2RWTranslationConfig(TranslationConfig):
         default="deep", metadata={"help": f"what gives the weights: {', '.join(reweighters.names())}"}
     )
     teacher_inputs: str = field(
-        default="both", metadata={"help": "what the deep teacher sees: internal, surface or both"}
-    )
+        default="both",
+        metadata={"help": "what the deep teacher sees: internal, surface or both; or encoder, decoder for a part of the "
+                          "internal states, as encoder,surface"},
+    )  # fmt: skip
     teacher_states: str = field(
         default="probe",
         metadata={"help": "how the deep teacher sees the student's states: through a probe for each kind of noise, trained to tell "
@@ -103,6 +105,13 @@ class L2RWTranslationConfig(TranslationConfig):
         metadata={"help": "leave a pair out of its batch while its last weight was below this, but for one time in twenty "
                           "(default: off)"},
     )  # fmt: skip
+    self_paced_share: float = field(
+        default=1.0, metadata={"help": "self_paced: its first threshold on the loss per token, as a part of the mean loss"}
+    )
+    self_paced_growth: float = field(default=1.3, metadata={"help": "self_paced: what the threshold is multiplied with"})
+    self_paced_interval: int = field(
+        default=500, metadata={"help": "self_paced: student updates between two growths of the threshold"}
+    )
     # what other groups of options say
     seed: int = II("common.seed")
     max_update: int = II("optimization.max_update")
@@ -123,7 +132,7 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
         L2RWError: an option with a value that cannot be used; names the option.
     """
     reweighters.check_name(cfg.teacher)
-    reweighters.parse_inputs(cfg.teacher_inputs)
+    parse_inputs(cfg.teacher_inputs)
     parse_layers(cfg.teacher_layers)
     if cfg.skip_below is not None:
         if not 0 < cfg.skip_below < 1:
@@ -156,5 +165,8 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
         prior_strength=cfg.teacher_prior_strength,
         lr=cfg.teacher_lr,
         max_update=cfg.max_update or 0,
+        paced_share=cfg.self_paced_share,
+        paced_growth=cfg.self_paced_growth,
+        paced_interval=cfg.self_paced_interval,
         seed=cfg.seed,
     )

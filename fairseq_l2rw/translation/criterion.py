@@ -87,7 +87,7 @@ class L2RWCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         source = sample["net_input"]["src_tokens"]
         source_lengths = source.ne(self.task.source_dictionary.pad()).sum(1)
         internal = states.means(source, sample["target"])
-        features, weights = meta.weigh(losses, n_tokens, source_lengths, internal)
+        features, weights = meta.weigh(losses, n_tokens, source_lengths, internal, sample, random_state)
         sizes = torch.ones_like(losses) if self.sentence_avg else n_tokens.to(losses.dtype)
         meta.record(sample, features, weights, losses, sizes, n_tokens, random_state)
 

@@ -26,9 +26,9 @@ from omegaconf import OmegaConf
 from fairseq_l2rw.corpus.influence_log import InfluenceLog
 from fairseq_l2rw.corpus.lines import line_map
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.meta import FeatureLayout, MetaTrainer
-from fairseq_l2rw.meta.reweighters import parse_inputs
-from fairseq_l2rw.translation.capture import Capture, parse_layers
+from fairseq_l2rw.meta import FeatureLayout, MetaTrainer, RuleTrainer
+from fairseq_l2rw.meta.reweighters import rule_class
+from fairseq_l2rw.translation.capture import Capture, parse_inputs
 from fairseq_l2rw.translation.command_line import TASK, tell_errors_in_one_line
 from fairseq_l2rw.translation.config import L2RWTranslationConfig, meta_config
 from fairseq_l2rw.translation.corruptions import Vocabulary
@@ -52,7 +52,7 @@ class L2RWTranslationTask(TranslationTask):
 
     def __init__(self, cfg, src_dict, tgt_dict):
         super().__init__(cfg, src_dict, tgt_dict)
-        self.meta: MetaTrainer | None = None
+        self.meta: MetaTrainer | RuleTrainer | None = None
         self.capture: Capture | None = None
         self.dev_batches: DevBatches | None = None
         self._criterion = None
@@ -62,7 +62,7 @@ class L2RWTranslationTask(TranslationTask):
         self._weighed: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._epoch = 1
         self._saved: dict | None = None
-        self._restored = False
+        self._restored = self._was_started = False
         self._accumulating = False
         self._clipping = (None, 0.0)
 
@@ -120,17 +120,15 @@ class L2RWTranslationTask(TranslationTask):
                 raise L2RWError(f"--{option} is not supported by --teacher {self.cfg.teacher} yet; leave it out")
         if self.cfg.meta_gradient == "unrolled" and several_workers():
             raise L2RWError("--meta-gradient unrolled works with one worker only; give forward, or train with one")
-        capture = Capture(model, parse_layers(self.cfg.teacher_layers), self.tgt_dict.pad())
+        capture = Capture.of(model, self.cfg, self.tgt_dict.pad())
         self.dev_batches = self._build_dev_batches(model)
         self.meta = self.make_meta(model, capture)
         saved = self._saved
         if saved is not None:
-            self.meta.load_state_dict(self._teacher_state(saved))
-            self.dev_batches.load_state_dict(saved["dev_batches"])
+            self._restore(saved)
             if self.settled is not None:
                 self.settled.load_state_dict(saved.get("settled", {}))
             self._saved, self._restored = None, True
-            logger.info("teacher and dev batches are restored")
         if self.cfg.influence_log is not None and get_global_rank() == 0:
             self.influence_log = InfluenceLog(self.cfg.influence_log, (saved or {}).get("influence_log"))
         if 0 < self.cfg.max_update <= self.cfg.meta_start:
@@ -144,23 +142,29 @@ class L2RWTranslationTask(TranslationTask):
             ", ".join(self.meta.config.heads), self.meta_subset, len(self.dev_batches.indices),
         )  # fmt: skip
 
-    def make_meta(self, model, capture: Capture) -> MetaTrainer:
+    def make_meta(self, model, capture: Capture) -> MetaTrainer | RuleTrainer:
         """A teacher for this model, new; ``build_criterion`` has been called before."""
         self.capture = capture
         vocabulary = Vocabulary.of(
             self.src_dict, self.tgt_dict, self.cfg.left_pad_target, self.cfg.max_target_positions
         )
+        student = TranslationStudent(model, self._criterion, vocabulary, capture)
+        layout = FeatureLayout(capture.widths())
+        identify = None if self.cfg.influence_log is None else self._raw_lines
+        observe = None if self.settled is None else lambda sample, w: self._weighed.append((sample["id"], w))
+        if rule_class(self.cfg.teacher) is not None:
+            return RuleTrainer(student, layout, meta_config(self.cfg), self.cfg.teacher, gather_rows, identify, observe)
         return MetaTrainer(
-            TranslationStudent(model, self._criterion, vocabulary, capture),
-            FeatureLayout(capture.widths()),
+            student,
+            layout,
             meta_config(self.cfg),
             teacher=self.cfg.teacher,
-            inputs=parse_inputs(self.cfg.teacher_inputs),
+            inputs=parse_inputs(self.cfg.teacher_inputs)[0],
             hidden=self.cfg.teacher_hidden_dim,
             gather=gather_rows,
             add_up=add_up,
-            identify=None if self.cfg.influence_log is None else self._raw_lines,
-            observe=None if self.settled is None else lambda sample, w: self._weighed.append((sample["id"], w)),
+            identify=identify,
+            observe=observe,
         )
 
     @property
@@ -274,7 +278,7 @@ class L2RWTranslationTask(TranslationTask):
                     logger.warning("no teacher in the checkpoint of %d updates: the teacher begins anew", update_num)
             if not self._accumulating:
                 # an update that never came to its step (overflow, out of memory) left records: dropped here
-                self.meta.begin_update(update_num)
+                self.meta.begin_update(update_num, self._next_dev_batch)
                 self._accumulating, self._weighed = True, []
             if self.settled is not None and not ignore_grad:
                 sample = self._without_settled(sample)
@@ -322,7 +326,8 @@ class L2RWTranslationTask(TranslationTask):
             self._note_weights()
         report = self.meta.after_step(self._next_dev_batch)
         if report is not None:
-            metrics.log_scalar("meta_loss", report.meta_loss / math.log(2), priority=300, round=3)
+            if report.meta_loss is not None:
+                metrics.log_scalar("meta_loss", report.meta_loss / math.log(2), priority=300, round=3)
             metrics.log_scalar("teacher_gnorm", report.gradient_norm, priority=301, round=4)
             if self.influence_log is not None:
                 columns = (report.ids, report.weights, report.influence, report.shares)
@@ -339,8 +344,13 @@ class L2RWTranslationTask(TranslationTask):
         """What fairseq adds to the checkpoint; read back by :meth:`set_checkpoint_dict`."""
         if self.meta is None:
             # not yet built (a save before the first update): what was read is handed on
-            return {} if self._saved is None else {type(self).__name__: self._saved}
-        state = {"teacher": self.cfg.teacher, "meta": self.meta.state_dict(), "dev_batches": self.dev_batches.state_dict()}
+            return {type(self).__name__: self._saved} if self._saved is not None and self.learns else {}
+        state = {
+            "teacher": self.cfg.teacher,
+            "started": self._was_started or self.meta.started,
+            "meta": self.meta.state_dict(),
+            "dev_batches": self.dev_batches.state_dict(),
+        }
         if self.influence_log is not None:
             state["influence_log"] = self.influence_log.state_dict()
         if self.settled is not None:
@@ -351,13 +361,21 @@ class L2RWTranslationTask(TranslationTask):
         """Takes the saved state; it is restored as soon as the teacher has been built."""
         self._saved = state
 
-    def _teacher_state(self, saved) -> dict:
+    def _restore(self, saved) -> None:
+        """The teacher and its dev batches; where all weights have been 1 so far, any teacher may go on from there."""
+        self.dev_batches.load_state_dict(saved["dev_batches"])
+        self._was_started = saved.get("started", True)
+        if not self._was_started:
+            self.meta.load_statistics(saved["meta"])
+            logger.info("the checkpoint is from before --meta-start: its running statistics are restored")
+            return
         if saved["teacher"] != self.cfg.teacher:
             raise L2RWError(
                 f"--teacher {self.cfg.teacher}: the checkpoint was trained with --teacher {saved['teacher']}; "
                 "give that one, or --reset-dataloader to begin with a new teacher"
             )
-        return saved["meta"]
+        self.meta.load_state_dict(saved["meta"])
+        logger.info("teacher and dev batches are restored")
 
 
 def _part(whole: int | None, smallest: int) -> int | None:

@@ -11,7 +11,7 @@ from fairseq import checkpoint_utils, utils
 from fairseq.data import LanguagePairDataset, data_utils
 
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.translation.capture import Capture, parse_layers
+from fairseq_l2rw.translation.capture import Capture
 from fairseq_l2rw.translation.corpora import Line
 from fairseq_l2rw.translation.task import L2RWTranslationTask
 
@@ -66,7 +66,7 @@ class Weigher:
         self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model.eval()
         self.criterion = task.build_criterion(cfg.criterion)
-        self.meta = task.make_meta(self.model, Capture(self.model, parse_layers(cfg.task.teacher_layers), task.tgt_dict.pad()))
+        self.meta = task.make_meta(self.model, Capture.of(self.model, cfg.task, task.tgt_dict.pad()))
         self.meta.load_state_dict(saved["meta"])
         self.updates = self.meta.updates = state["optimizer_history"][-1]["num_updates"]
         self.heads = self.meta.config.heads

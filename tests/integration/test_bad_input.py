@@ -24,7 +24,7 @@ STUDENT = [*TRANSFORMER, *SMOOTHED, "--max-update", 4, "--meta-start", 0, "--tea
 
 #: name -> (options, what the line must say)
 WRONG_OPTIONS = {
-    "teacher": (["--teacher", "dep"], "--teacher dep: unknown teacher; choose one of deep, loss, surface, uniform"),
+    "teacher": (["--teacher", "dep"], "--teacher dep: unknown teacher; choose one of deep, l2r, loss, self_paced, surface, uniform"),
     "criterion": (["--criterion", "adaptive_loss"], "--criterion adaptive_loss: l2rw_translation weights the loss of"),
     "meta-interval": (["--meta-interval", 0], "--meta-interval 0: give 1 or more"),
     "meta-subset": (["--meta-subset", "trusted"], "--meta-subset trusted: no such split in "),

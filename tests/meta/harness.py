@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import torch
 
-from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer
+from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer, RuleTrainer
 from fairseq_l2rw.meta.functional import RandomState
+from fairseq_l2rw.meta.reweighters import rule_class
 from tests.oracles import Step, ToyStudent, plain_steps, scale_rates, toy_batch
 
 EXACT = dict(momentum=0.0, replay=0, prior_strength=0.0, start=0, interval=1)
 
 
-def make_trainer(student, optimizer, **settings):
+def make_trainer(student, optimizer, teacher="deep", **settings):
     config = MetaConfig(**{"objective": "loss", "contrast": {}, **EXACT, **settings})
-    trainer = MetaTrainer(student, FeatureLayout((6,)), config, hidden=4)
+    if rule_class(teacher) is not None:
+        trainer = RuleTrainer(student, FeatureLayout((6,)), config, teacher)
+        trainer.attach(optimizer)
+        trainer.optimizer = optimizer
+        return trainer
+    trainer = MetaTrainer(student, FeatureLayout((6,)), config, teacher, hidden=4)
     trainer.teacher.double()
     # a teacher whose weights differ from example to example
     with torch.no_grad():
@@ -31,7 +37,7 @@ def run_update(trainer, batches, seed, max_norm, updates=0, lr_factor=1.0):
         ``(report, step)``, the latter as the oracles take it.
     """
     student, optimizer = trainer.student, trainer.optimizer
-    trainer.begin_update(updates)
+    trainer.begin_update(updates, lambda: toy_batch(9, 7))
     optimizer.zero_grad()
     torch.manual_seed(seed)
     total, denominator, weights, sizes = 0.0, 0.0, [], []
@@ -40,7 +46,7 @@ def run_update(trainer, batches, seed, max_norm, updates=0, lr_factor=1.0):
         with trainer.watched():
             losses, n_tokens = student.losses(batch)
         internal = student.module.embedding(batch[0]).mean(1)
-        rows, w = trainer.weigh(losses, n_tokens, torch.full_like(n_tokens, 4), [internal])
+        rows, w = trainer.weigh(losses, n_tokens, torch.full_like(n_tokens, 4), [internal], batch, state)
         trainer.record(batch, rows, w, losses, n_tokens, n_tokens, state)
         total = total + (w * losses).sum()
         denominator = denominator + (

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.translation.capture import Capture, parse_layers
+from fairseq_l2rw.translation.capture import Capture, parse_inputs, parse_layers
 from tests.translation.harness import batch, capture_of, student_module
 
 #: students, the last one without a module for its output projection
@@ -192,6 +192,34 @@ class LanguageModel(nn.Module):
 def test_a_student_without_an_encoder(model, part):
     with pytest.raises(L2RWError, match=f"^--arch: {type(model).__name__} has no {part}; .*--arch transformer"):
         Capture(model, (-1,), 1)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_one_part_alone(part):
+    """Of both layers that are watched; widths and means are those of that part."""
+    model, sample = student("transformer"), batch()
+    both = watched(model, sample, 0, -1)
+    alone = Capture(model, (0, -1), 1, (part,))
+    with alone.states() as states:
+        model(**sample["net_input"])
+    got = states.means(sample["net_input"]["src_tokens"], sample["target"])
+    want = both[:2] if part == "encoder" else both[2:]
+    assert len(got) == 2 and all(torch.equal(a, b) for a, b in zip(got, want))
+    assert alone.widths() == tuple(block.shape[1] for block in want)
+
+
+@pytest.mark.parametrize(
+    "text, inputs, parts",
+    [
+        ("both", ("internal", "surface"), ("encoder", "decoder")),
+        ("surface", ("surface",), ("encoder", "decoder")),
+        ("encoder", ("internal",), ("encoder",)),
+        ("decoder, surface", ("internal", "surface"), ("decoder",)),
+        ("surface,encoder,decoder", ("surface", "internal"), ("encoder", "decoder")),
+    ],
+)
+def test_parse_inputs(text, inputs, parts):
+    assert parse_inputs(text) == (inputs, parts)
 
 
 @pytest.mark.parametrize("text, layers", [("-1", (-1,)), ("0,2,-1", (0, 2, -1)), (" 1, 1", (1,)), ("3", (3,))])

@@ -48,6 +48,8 @@ def test_the_prior_depends_on_the_number_of_heads(options, prior):
         ("meta_window", 2, "window"), ("meta_params", "decoder", "params"),
         ("meta_gradient", "unrolled", "gradient"), ("teacher_replay", 0, "replay"), ("teacher_replay_rows", 7, "replay_rows"),
         ("teacher_prior_strength", 0.0, "prior_strength"), ("teacher_lr", 0.5, "lr"), ("seed", 9, "seed"),
+        ("self_paced_share", 0.5, "paced_share"), ("self_paced_growth", 2.0, "paced_growth"),
+        ("self_paced_interval", 9, "paced_interval"),
     ],
 )  # fmt: skip
 def test_each_option_arrives(option, value, setting):
@@ -61,6 +63,10 @@ BAD = [
     ("meta_params", "decoder.(", "not a regular expression"),
     ("teacher", "deeper", "choose one of"),
     ("teacher_inputs", "states", "give internal, surface or both"),
+    ("teacher_inputs", "encoder,states", "give internal, surface or both"),
+    ("self_paced_share", 0.0, "give a number above 0"),
+    ("self_paced_growth", 0.9, "give 1 or more"),
+    ("self_paced_interval", 0, "give 1 or more"),
     ("teacher_layers", "last", "give layer numbers from 0"),
     ("teacher_lr", 0.0, "give a number above 0"),
     ("teacher_lr", -1e-3, "give a number above 0"),
@@ -74,7 +80,7 @@ BAD = [
     ("meta_max_tokens", 0, "give 1 or more"),
     ("meta_max_tokens", -5, "give 1 or more"),
     ("meta_objective", "dev", "choose one of contrastive, loss"),
-    ("meta_contrast", "rotated:1", "unknown kind 'rotated' (known: misaligned, misordered, truncated, untranslated)"),
+    ("meta_contrast", "rotated:1", "unknown kind 'rotated' (known: dropped, joined, misaligned, misordered, swapped, truncated, untranslated)"),
     ("meta_contrast", "truncated:x", "is not KIND:ALPHA"),
     ("meta_contrast", "", "is empty"),
     ("meta_momentum", 1.0, "give a number from 0 to below 1"),

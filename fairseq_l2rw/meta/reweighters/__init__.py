@@ -1,8 +1,10 @@
 """Registry of reweighters: what gives a weight to each example.
 
-A new one is one small file here: a function ``build(layout, heads, inputs, hidden, prior)`` that returns
-the network (rows ``[N, D]`` -> weights of each head ``[N, K]``), or None where every weight is 1,
-decorated with ``@register(NAME)``.
+A new one is one small file here, decorated with
+
+* ``@register(NAME)``: a function ``build(layout, heads, inputs, hidden, prior)`` that returns the network (rows ``[N, D]``
+  -> weights of each head ``[N, K]``), or None where every weight is 1;
+* ``@register_rule(NAME)``: a :class:`~fairseq_l2rw.meta.reweighters.rule.Rule`, which has no network and learns nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from fairseq_l2rw.errors import L2RWError
 INPUTS = ("internal", "surface")
 
 _BUILDERS: dict[str, Callable] = {}
+_RULES: dict[str, type] = {}
 
 
 def register(name: str):
@@ -27,13 +30,28 @@ def register(name: str):
     return add
 
 
+def register_rule(name: str):
+    """Class decorator: the rule that users call ``name``."""
+
+    def add(rule):
+        _RULES[name] = rule
+        return rule
+
+    return add
+
+
 def names() -> list[str]:
-    return sorted(_BUILDERS)
+    return sorted([*_BUILDERS, *_RULES])
+
+
+def rule_class(name: str) -> type | None:
+    """The rule of reweighter ``name``; None where it is a network."""
+    return _RULES.get(name)
 
 
 def check_name(name: str) -> None:
     """Raises L2RWError for an unknown reweighter."""
-    if name not in _BUILDERS:
+    if name not in _BUILDERS and name not in _RULES:
         raise L2RWError(f"--teacher {name}: unknown teacher; choose one of {', '.join(names())}")
 
 
@@ -46,9 +64,9 @@ def parse_inputs(text: str) -> tuple[str, ...]:
 
 
 def build(name, layout, heads, inputs=INPUTS, hidden=128, prior=0.95):
-    """The network of reweighter ``name``, or None where every weight is 1."""
+    """The network of reweighter ``name``, or None where every weight is 1; a KeyError where it is a rule."""
     check_name(name)
     return _BUILDERS[name](layout, heads, inputs, hidden, prior)
 
 
-from fairseq_l2rw.meta.reweighters import deep, loss, surface, uniform  # noqa: E402,F401
+from fairseq_l2rw.meta.reweighters import deep, l2r, loss, self_paced, surface, uniform  # noqa: E402,F401
