@@ -42,7 +42,7 @@ setup(
         "recipes": ["sacremoses", "defusedxml"],  # scripts/wmt14_en_de.sh, scripts/iwslt14_de_en.sh
         "test": [
             *("pytest", "pytest-cov", "hypothesis", "tensorboardX", "ruff", "mypy"),
-            *("zstandard", "sacremoses", "defusedxml", "Pillow"),  # what the extras above bring
+            *("zstandard", "sacremoses", "defusedxml", "matplotlib", "Pillow"),  # what the extras above bring
         ],
     },
     entry_points={"console_scripts": ["fairseq-l2rw = fairseq_l2rw.cli.main:main"]},

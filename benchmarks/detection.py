@@ -1,0 +1,88 @@
+"""A score of pairs as a detector of noise, by kind."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+from typing import Mapping, Sequence
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+CLEAN = "clean"
+ALL = "all"
+
+
+def by_kind(scores: Sequence[float], kinds: Sequence[str]) -> dict[str, dict[str, float]]:
+    """How well a score, high for noise, tells each kind of noise from the clean pairs.
+
+    Args:
+        scores: one a pair.
+        kinds: ``clean``, or the kind of noise.
+
+    Returns:
+        kind, and ``all`` -> ``pairs``, ``mean`` of the score, ``auc`` (area under the ROC curve) and ``snr`` (signal-to-noise
+        ratio: difference of the means over the root of the mean variance). Of ``clean``, the first two only.
+    """
+    scores, kinds = np.asarray(scores, float), np.asarray(kinds)
+    clean = scores[kinds == CLEAN]
+    result = {}
+    for kind in [*sorted(set(kinds.tolist())), ALL]:
+        some = scores[kinds == kind] if kind != ALL else scores[kinds != CLEAN]
+        entry = {"pairs": len(some), "mean": float(some.mean()) if len(some) else None}
+        if kind != CLEAN and len(some) and len(clean):
+            labels = np.r_[np.ones(len(some)), np.zeros(len(clean))]
+            entry["auc"] = float(roc_auc_score(labels, np.r_[some, clean]))
+            spread = ((some.var() + clean.var()) / 2) ** 0.5
+            entry["snr"] = float((some.mean() - clean.mean()) / spread) if spread > 0 else None
+        result[kind] = entry
+    return result
+
+
+def weights_by_kind(weights: Sequence[float], kinds: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The same for 1 - weight as a score, with the mean of the weights, and the effective sample size of the clean pairs."""
+    weights = np.asarray(weights, float)
+    result = by_kind(1 - weights, kinds)
+    for entry in result.values():
+        entry["mean"] = None if entry["mean"] is None else 1 - entry["mean"]
+    clean = weights[np.asarray(kinds) == CLEAN]
+    if len(clean) and clean.any():
+        result[CLEAN]["ess"] = float(clean.sum() ** 2 / (len(clean) * (clean**2).sum()))
+    return result
+
+
+def read_weights(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Raw lines and weights of a file of ``fairseq-l2rw weights``; lines without a weight are left out."""
+    opened = gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else open(path, encoding="utf-8", newline="")
+    with opened as handle:
+        rows = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
+        pairs = [(int(row["id"]), float(row["weight"])) for row in rows if _is_number(row["weight"])]
+    ids, weights = zip(*pairs) if pairs else ((), ())
+    return np.array(ids, dtype=np.int64), np.array(weights)
+
+
+def over_time(rows, labels: Mapping[int, str], width: int) -> list[dict]:
+    """Weights by kind over the training, from the rows of an influence log.
+
+    Args:
+        rows: with ``update``, ``id`` and ``weight``, in the order of the training.
+        labels: raw line -> kind.
+        width: student updates that are taken together.
+
+    Returns:
+        One entry for each stretch: ``update`` (its end) and ``kinds``, as :func:`weights_by_kind`.
+    """
+    stretches: dict[int, tuple[list, list]] = {}
+    for row in rows:
+        weights, kinds = stretches.setdefault(-(-row.update // width), ([], []))
+        weights.append(row.weight)
+        kinds.append(labels[row.id])
+    return [{"update": n * width, "kinds": weights_by_kind(*columns)} for n, columns in sorted(stretches.items())]
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is not None and np.isfinite(float(text))
+    except ValueError:
+        return False

@@ -1,0 +1,100 @@
+"""Influences of single pairs at a checkpoint, against one pair at a time; and the run as a whole."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import signal
+from benchmarks.signal import Influences
+from fairseq_l2rw.errors import L2RWError
+
+CONTRAST = "misaligned:0.5,untranslated:0.4"
+
+
+@pytest.fixture
+def place(tiny):
+    return str(tiny / "corpora" / "mixed" / "data"), lambda name: str(tiny / "runs" / "mixed" / f"{name}-s1" / "checkpoint_last.pt")
+
+
+@pytest.mark.parametrize("name", ["deep", "uniform"])
+def test_the_whole(place, tmp_path, capsys, name):
+    data, path = place
+    command = [data, "--path", path(name), "--out", str(tmp_path), "--pairs", "60", "--contrast", CONTRAST]
+    assert signal.main([*command, "--dev-batches", "1", "--more-dev-batches", "2", "--dev-tokens", "300"]) == 0
+    rows = json.loads((tmp_path / "signal.json").read_text())["results"]["detectors"]
+    detectors = {(row["detector"], row["objective"]) for row in rows}
+    for objective in ("loss", "contrastive, one sum", "head misaligned", "head untranslated", "heads"):
+        assert ("influence", objective) in detectors
+    assert {row["parameters"] for row in rows} >= {"all", "embeddings", "encoder + cross-attention"}
+    assert {row["direction"] for row in rows} >= {"adam", "sgd"} and {row["dev batches"] for row in rows} >= {1, 2}
+    assert any(what.startswith("weights of deep") for what, _ in detectors) == (name == "deep")
+    assert all(0 <= row["AUC all"] <= 1 for row in rows)
+    assert "| loss per token" in capsys.readouterr().out and (tmp_path / "signal.svg").exists()
+
+
+def test_spoilt_on_the_fly(place, tmp_path):
+    data, path = place
+    command = [data, "--path", path("uniform"), "--out", str(tmp_path), "--pairs", "40", "--contrast", CONTRAST, "--dev-tokens", "300"]
+    assert signal.main([*command, "--dev-batches", "1", "--more-dev-batches", "1", "--spoil", "swapped,truncated"]) == 0
+    rows = json.loads((tmp_path / "signal.json").read_text())["results"]["detectors"]
+    assert {key for key in rows[0] if key.startswith("AUC")} == {"AUC swapped", "AUC truncated", "AUC all"}
+
+
+def test_influence_is_the_slope_of_each_pairs_loss(place):
+    """c_i against a central difference of the pair's own loss along v; the wrong sign fails."""
+    from fairseq_l2rw.meta.functional import swapped
+    from fairseq_l2rw.meta.hypergradient import step_vector
+
+    data, path = place
+    probe = signal.Probe(data, path("uniform"), ["misaligned"], 300)
+    batches = probe.sample({}, data, 12, 1, 300)
+    step = probe.step(batches)
+    adjoint = signal.mean(probe.dev_gradients(1)["clean"])
+    vector = step_vector(probe.rule, step, adjoint)
+    c = probe.influence(step, vector, batches)
+    size = 0.05 / max(float(v.abs().max()) for v in vector)
+
+    def losses(sign):
+        values = [t + sign * size * v for t, v in zip(step.parameters, vector)]
+        with torch.no_grad(), swapped(probe.model, probe.parameters, values):
+            return torch.cat([probe.student.losses(b.sample)[0] for b in batches]).double().numpy()
+
+    slope = (losses(1) - losses(-1)) / (2 * size)
+    assert np.corrcoef(c, slope)[0, 1] > 0.999 and np.allclose(c, slope, rtol=0.05, atol=0.02 * np.abs(c).max())
+    assert not np.allclose(-c, slope, rtol=0.05, atol=0.02 * np.abs(c).max())
+
+
+def test_objectives_from_terms():
+    c = {"clean": np.array([-1.0, 2.0]), "a": np.array([4.0, 0.0]), "b": np.array([0.0, 10.0])}
+    products = {("clean", "clean"): -3.0, ("clean", "a"): 1.0, ("a", "clean"): 1.0, ("a", "a"): -5.0,
+                ("clean", "b"): 0.0, ("b", "clean"): 0.0, ("b", "b"): -1.0}  # fmt: skip
+    found = Influences(c, {"a": 0.5, "b": 0.1}, products, np.array([2.0, 1.0]))
+    detectors = found.detectors()
+    assert detectors["loss"].tolist() == [-0.5, 2.0]
+    assert detectors["contrastive, one sum"].tolist() == [(-1 - 2) / 2, 2 - 1]
+    assert detectors["head a"].tolist() == [(-1 - 2) / 2, 2.0]
+    # half the distance of -3 - 0.5 (an average clean pair) and 1 + 2.5 (an average spoilt one)
+    assert found.dev_scale("a") == pytest.approx(3.5)
+    assert found.detectors(per_token=False)["head b"].tolist() == [-1.0, 1.0]
+    assert detectors["heads"].tolist() == [max(-3 / 3.5, -1 / found.dev_scale("b")) / 2, max(2 / 3.5, 1 / found.dev_scale("b"))]
+    assert found.midpoint("a") == pytest.approx((-3 + 1) / (1 - 5))
+
+
+def test_bad_input(tmp_path, place):
+    data, path = place
+    with pytest.raises(L2RWError, match="--path .*: no such file"):
+        signal.main([data, "--path", str(tmp_path / "none.pt"), "--out", str(tmp_path)])
+    with pytest.raises(L2RWError, match="no labels; name the file"):
+        signal.main([str(tmp_path), "--path", path("deep"), "--out", str(tmp_path)])
+
+
+def test_a_benchmark_that_is_started_as_a_file_says_how(tmp_path):
+    """Its folder would be first on the path, and ``import signal`` would find ours."""
+    script = Path(signal.__file__).with_name("noisy_bitext.py")
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode != 0 and "run them from the repository root, as python -m benchmarks.NAME" in done.stderr
