@@ -15,7 +15,17 @@ from pathlib import Path
 
 from benchmarks import figures
 from benchmarks.experiment import SIZES, Condition, Corpus, Experiment
-from benchmarks.noisy_bitext import CONDITIONS, NOISE, add_queue_arguments, analyse, lines_over_time, run_main, summary, texts, work
+from benchmarks.noisy_bitext import (
+    CONDITIONS,
+    NOISE,
+    add_queue_arguments,
+    analyse,
+    lines_over_time,
+    run_main,
+    summary,
+    texts,
+    work,
+)
 from benchmarks.record import table, write_json
 from fairseq_l2rw.errors import L2RWError
 

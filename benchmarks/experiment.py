@@ -322,8 +322,9 @@ _SEEN: dict[tuple, int | None] = {}
 
 
 def _updates(path: Path) -> int | None:
-    import fairseq_l2rw  # noqa: F401  (the safe loader's allow-list)
     import torch
+
+    import fairseq_l2rw  # noqa: F401  (the safe loader's allow-list)
 
     stat = path.stat()
     key = (path, stat.st_mtime_ns, stat.st_size)

@@ -25,7 +25,17 @@ import sys
 from pathlib import Path
 
 from benchmarks import figures
-from benchmarks.experiment import SIZES, SPLITS, Condition, Corpus, Experiment, Run, bootstrap, check_raw, mean_and_deviation
+from benchmarks.experiment import (
+    SIZES,
+    SPLITS,
+    Condition,
+    Corpus,
+    Experiment,
+    Run,
+    bootstrap,
+    check_raw,
+    mean_and_deviation,
+)
 from benchmarks.jobs import is_done, run_queue
 from benchmarks.record import table, write_json
 from fairseq_l2rw.errors import EXIT_STATUS, L2RWError, print_error

@@ -64,9 +64,9 @@ class Probe:
     """
 
     def __init__(self, data: str, path: str, kinds: list[str], dev_tokens: int):
-        import fairseq_l2rw  # noqa: F401  (registers the task)
         from fairseq import checkpoint_utils, optim, utils
 
+        import fairseq_l2rw  # noqa: F401  (registers the task)
         from fairseq_l2rw.meta.linearize import rule_for
         from fairseq_l2rw.translation.capture import Capture
         from fairseq_l2rw.translation.dev_batches import DevBatches

@@ -4,12 +4,12 @@ import json
 import os
 
 import pytest
-from integration.commands import differences, run, training_state
 
 from benchmarks import noisy_bitext
 from benchmarks.experiment import SIZES, Corpus, Experiment, bootstrap, make_corpus, mean_and_deviation
 from benchmarks.jobs import Workshop
 from fairseq_l2rw.errors import L2RWError
+from integration.commands import differences, run, training_state
 
 NAMES = ("uniform", "deep", "l2r")
 

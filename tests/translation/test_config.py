@@ -9,7 +9,7 @@ from fairseq_l2rw.translation.config import L2RWTranslationConfig, meta_config
 from fairseq_l2rw.translation.task import _part
 
 NAN = float("nan")
-OURS = ("teacher", "meta_", "weight_", "influence_", "skip_")
+OURS = ("teacher", "meta_", "weight_", "influence_", "skip_", "self_paced_")
 
 
 def config(**options):
@@ -113,7 +113,7 @@ def parser():
 def test_every_option_of_ours_is_on_the_command_line_with_help():
     actions = {s: a for a in parser()._actions for s in a.option_strings}
     ours = [n for n in L2RWTranslationConfig.__dataclass_fields__ if n.startswith(OURS)]
-    assert len(ours) == 23
+    assert len(ours) == 26
     for name in ours:
         assert len(actions["--" + name.replace("_", "-")].help) > 15, name
 
