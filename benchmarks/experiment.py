@@ -293,7 +293,9 @@ def make_corpus(shop: Workshop, corpus: Corpus, size: Size) -> None:
             _keep_clean(outputs, [f"{train}.{corpus.src}", f"{train}.{corpus.tgt}"])
     splits = [word for split in ("valid", "test") for word in (f"--{split}", corpus.text[split])]
     meta = ["--meta", corpus.text["meta"]] if "meta" in corpus.text else ["--meta-size", size.meta]
-    shop.once("prepare", [*L2RW, "prepare", "--src", corpus.src, "--tgt", corpus.tgt, "--train", train, *splits, *meta,
+    # the same cleaning for all corpora: by default, those with noise are cleaned less
+    cleaning = ["--max-ratio", "0", "--duplicates", "keep"]
+    shop.once("prepare", [*L2RW, "prepare", "--src", corpus.src, "--tgt", corpus.tgt, "--train", train, *splits, *meta, *cleaning,
                           "--vocab-size", size.vocabulary, "--out", shop.folder / "data"])  # fmt: skip
 
 
@@ -363,7 +365,9 @@ def bootstrap(
     del scores["System"]
     for metric, of_metric in zip(metrics, scores.values()):  # its own names are chrF2 and the like
         for name, result in zip(systems, of_metric):
-            out[name][metric] = {"score": result.score, "mean": result.mean, "ci": result.ci, "p": result.p_value}
+            # where nothing differs, sacrebleu's p value is the smallest there is
+            p = 1.0 if result.p_value is not None and result.score == of_metric[0].score else result.p_value
+            out[name][metric] = {"score": result.score, "mean": result.mean, "ci": result.ci, "p": p}
     return out
 
 
