@@ -3,7 +3,7 @@
 Equations, with J the per-token loss of a dev batch at the current parameters theta, BEFORE the student's step::
 
     c_i = grad l_i(theta) . v,   v = -grad J(theta)         (a plain SGD step from w = 0, its rate left out: it cancels)
-    u_i = max(0, -c_i)  ... of a pair that lowers J,  -c_i = dJ/dw_i there
+    u_i = max(0, -c_i)                                      (c_i is dJ / dw_i at w = 0: a pair that raises J gets nothing)
     w_i = N u_i / sum_j u_j                                 (mean 1 over the micro-batch; all 0 where no pair helps)
 
 Source: Ren, Zeng, Yang, Urtasun 2018, "Learning to Reweight Examples for Robust Deep Learning", algorithm 1. It has no
