@@ -65,6 +65,7 @@ class Probe:
 
     def __init__(self, data: str, path: str, kinds: list[str], dev_tokens: int):
         from fairseq import checkpoint_utils, optim, utils
+        from fairseq.dataclass.utils import overwrite_args_by_name
 
         import fairseq_l2rw  # noqa: F401  (registers the task)
         from fairseq_l2rw.meta.linearize import rule_for
@@ -76,7 +77,8 @@ class Probe:
         saved = state.get("extra_state", {}).get(L2RWTranslationTask.__name__)
         uniform = saved is None
         overrides = {"data": data, "influence_log": None, **({"teacher": "deep"} if uniform else {})}
-        models, cfg, self.task = checkpoint_utils.load_model_ensemble_and_task([path], arg_overrides=overrides, state=state)
+        overwrite_args_by_name(state["cfg"], overrides)  # fairseq itself overrides nothing in a state that it is given
+        models, cfg, self.task = checkpoint_utils.load_model_ensemble_and_task([path], state=state)
         if not isinstance(self.task, L2RWTranslationTask):
             raise L2RWError(f"--path {path}: no checkpoint of --task l2rw_translation; give one (--teacher uniform will do)")
         self.model = models[0].eval()
