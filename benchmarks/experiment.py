@@ -134,7 +134,7 @@ class Condition:
         return "uniform" not in self.options
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # so that it can be a key
 class Run:
     """One training, and where its results are."""
 
