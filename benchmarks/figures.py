@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from fairseq_l2rw.errors import L2RWError
@@ -18,6 +19,7 @@ def pyplot():
     except ImportError as error:
         raise L2RWError("figures need matplotlib, which is missing: pip install 'fairseq_l2rw[benchmarks]'") from error
     matplotlib.use("Agg")
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # at lower levels it tells of every font
     matplotlib.rcParams["svg.hashsalt"] = "fairseq_l2rw"  # the same figure gives the same file
     import matplotlib.pyplot as plt
 
