@@ -259,7 +259,7 @@ class Influences:
 
 def measure(probe: Probe, batches: list[Batch], contrast: dict[str, float], dev: int, more: int) -> tuple[list[dict], dict]:
     """All rows of the table, and the midpoints of alpha."""
-    from fairseq_l2rw.meta.hypergradient import step_vector
+    from fairseq_l2rw.meta.hypergradient import StepVector
 
     kinds = [kind for batch in batches for kind in batch.kinds]
     features, losses, n_tokens = probe.rows(batches)
@@ -275,13 +275,14 @@ def measure(probe: Probe, batches: list[Batch], contrast: dict[str, float], dev:
 
     add("loss per token", losses.double().numpy() / n)
     step = probe.step(batches)
+    step_vector = StepVector(probe.rule, step)
     gradients = probe.dev_gradients(max(dev, more))
     everything = [True] * len(probe.parameters)
 
     def influences(direction, where, count) -> Influences:
         terms, vectors, c = {t: mean(g[:count]) for t, g in gradients.items()}, {}, {}
         for term, adjoint in terms.items():
-            v = step_vector(probe.rule, step, adjoint) if direction == "adam" else [-a for a in adjoint]
+            v = step_vector(adjoint) if direction == "adam" else [-a for a in adjoint]
             vectors[term] = [part if here else torch.zeros_like(part) for part, here in zip(v, where)]
             c[term] = probe.influence(step, vectors[term], batches)
         # other dev batches than those of the vectors, where there are any: within one batch its own noise inflates the products

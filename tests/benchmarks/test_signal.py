@@ -48,14 +48,14 @@ def test_spoilt_on_the_fly(place, tmp_path):
 def test_influence_is_the_slope_of_each_pairs_loss(place):
     """c_i against a central difference of the pair's own loss along v; the wrong sign fails."""
     from fairseq_l2rw.meta.functional import swapped
-    from fairseq_l2rw.meta.hypergradient import step_vector
+    from fairseq_l2rw.meta.hypergradient import StepVector
 
     data, path = place
     probe = signal.Probe(data, path("uniform"), ["misaligned"], 300)
     batches = probe.sample({}, data, 12, 1, 300)
     step = probe.step(batches)
     adjoint = signal.mean(probe.dev_gradients(1)["clean"])
-    vector = step_vector(probe.rule, step, adjoint)
+    vector = StepVector(probe.rule, step)(adjoint)
     c = probe.influence(step, vector, batches)
     size = 0.05 / max(float(v.abs().max()) for v in vector)
 
