@@ -21,6 +21,8 @@ class Rule(nn.Module):
         config: settings.
     """
 
+    student: Student
+
     def __init__(self, student: Student, parameters: list[nn.Parameter], config: MetaConfig):
         super().__init__()
         # not a sub-module: the student is saved elsewhere

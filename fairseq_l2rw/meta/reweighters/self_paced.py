@@ -16,6 +16,7 @@ It has no network and needs no dev set.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from fairseq_l2rw.meta.reweighters import register_rule
 from fairseq_l2rw.meta.reweighters.rule import Rule
@@ -24,6 +25,9 @@ from fairseq_l2rw.meta.reweighters.rule import Rule
 @register_rule("self_paced")
 class SelfPaced(Rule):
     """A threshold on the loss per token."""
+
+    first: Tensor
+    threshold: Tensor
 
     def __init__(self, student, parameters, config):
         super().__init__(student, parameters, config)
