@@ -163,6 +163,7 @@ def _weights(run: Run) -> Dict[str, object]:
     }
     if history:
         shown["history"] = charts.history_charts(history, "histogram of the weights over time")
+    shown["labelled"] = bool(table and table.kinds) or len(shown["history"]) > 1
     if not table:
         return shown
     shown.update(kinds=table.kinds, heads=list(table.heads), dropped=table.dropped, auc=table.auc())

@@ -46,6 +46,7 @@ def test_histograms(folder):
 def test_page(folder):
     html = render(read_runs([str(folder)]))
     assert "in progress" in html and "Accuracy on the test images" in html and "<h3>Weights over time" in html
+    assert "Do the weights separate?" in html
     assert "Not there yet" not in html and "Scores" not in html and "digits" in html
     (folder / "result.json").write_text(json.dumps({"accuracy": 0.8125, "auc": None, "seconds": 90}))
     assert read_image_scores(str(folder)) == {"accuracy, %": {"score": 81.25}}
