@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ def evaluating(module: nn.Module):
 @contextmanager
 def untracked(module: nn.Module):
     """Lets BatchNorm in training mode use the batch's statistics without updating the running ones; others as they are."""
-    tracking = [m for m in module.modules() if getattr(m, "track_running_stats", False) and m.training]
+    tracking: list[Any] = [m for m in module.modules() if getattr(m, "track_running_stats", False) and m.training]
     for m in tracking:
         m.track_running_stats = False
     try:

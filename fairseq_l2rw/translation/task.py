@@ -225,19 +225,6 @@ class L2RWTranslationTask(TranslationTask):
         ids = sample["id"].cpu().numpy()
         return torch.from_numpy(ids if self._raw_ids is None else self._raw_ids[ids])
 
-    def get_batch_iterator(self, dataset, *args, **kwargs):
-        """As ``translation``; a training that goes on in a later epoch gets the batches of one that was never cut off.
-
-        fairseq makes the batches once in a process and keeps them from epoch to epoch, but their seed is the epoch in which the
-        process began. Here it is always the first; the order of the batches still is the epoch's own.
-        """
-        replaced = kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")  # in every epoch
-        if replaced or not self.can_reuse_epoch_itr(dataset) or dataset in self.dataset_to_epoch_iter:
-            return super().get_batch_iterator(dataset, *args, **kwargs)
-        iterator = super().get_batch_iterator(dataset, *args, **{**kwargs, "epoch": 1})
-        iterator.epoch = kwargs.get("epoch", 1)
-        return iterator
-
     def _build_dev_batches(self, model) -> DevBatches:
         split = self.meta_subset
         if self._split_prefix(split) is None:
