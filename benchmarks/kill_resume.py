@@ -3,13 +3,14 @@
     python -m benchmarks.kill_resume                    # K = 1 and 2, twenty kills each: an hour or two on two cores
     python -m benchmarks.kill_resume --runs 3 --settings window-1
 
-A kill that comes before the first save begins the training anew; that counts as well. A run: a real ``fairseq-train`` with the deep teacher (toy corpus, ``--update-freq 2``, a save every 20 updates) is started and gets
-SIGKILL at a random moment: every fourth run during a save, the others at any time after the start of training. Then the same command
-is given again and trains to the end. Its last checkpoint must equal that of the uninterrupted training in everything that decides how
-training goes on: parameters, optimizer, learning rate schedule, position in the data, teacher, and the rest of ``extra_state``. Left
-out are the meters (they hold seconds), and the history of earlier starts.
+A run: a real ``fairseq-train`` with the deep teacher (toy corpus, ``--update-freq 2``, a save every 20 updates) is started and gets
+SIGKILL at a random moment: every fourth run during a save, the others at any time after the start of training (before the first save
+the training begins anew; that counts as well). Then the same command is given again and trains to the end. Its last checkpoint must equal
+that of the uninterrupted training in everything that decides how training goes on: parameters, optimizer, learning rate schedule,
+position in the data, teacher, and the rest of ``extra_state``. Left out are the meters (they hold seconds), and the history of earlier
+starts.
 
-``control`` kills nothing and takes another seed: if the comparison could not fail, it would say "equal" there.
+The ``control`` row kills nothing and takes another seed: if the comparison could not fail, it would say "equal" there.
 ``SIGTERM`` and ``SIGUSR1`` (once each): fairseq has no handler for them, so each ends the process at once with that signal, and the
 training goes on from the last save.
 ``workers`` is ``window-1`` with two workers (gloo on the CPU), one of which is killed; the other one is ended, as a scheduler would.
