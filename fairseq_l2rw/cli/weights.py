@@ -1,6 +1,7 @@
 """``fairseq-l2rw weights``: the teacher's weight of every pair of a binarised split or of raw text."""
 
 import json
+import logging
 import os
 
 from fairseq_l2rw.cli.types import natural_number, whole_number
@@ -64,8 +65,6 @@ def run(args):
     corpus, scorer, number, columns, made_from = _from_log(args) if args.from_log else _from_checkpoint(args)
     layout = Layout(args.format, number, choose_columns(args.columns, columns))
     if shard.count > 1:
-        import logging
-
         logging.getLogger(__name__).info("shard %d of %d (%s)", shard.number, shard.count, source)
     summary = ScoreSummary(number, labels, args.labels or "")
     made_from = {**made_from, "data": os.path.abspath(args.data), "labels": args.labels}

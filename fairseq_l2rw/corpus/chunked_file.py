@@ -68,8 +68,13 @@ class ChunkedFile:
     def finish(self) -> None:
         """Gives the file its name."""
         os.replace(self._partial, self.path)
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(self._record)
+        self.discard()
+
+    def discard(self) -> None:
+        """Removes what is half-written: after bad input there is nothing to go on with."""
+        for path in (self._partial, self._record):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
 
 
 def identity(path: str) -> Optional[Dict[str, int]]:

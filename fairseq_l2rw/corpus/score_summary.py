@@ -1,5 +1,6 @@
 """What a score file says in a few numbers: lines dropped, means, and how well the numbers tell noise from clean pairs."""
 
+import math
 from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Tuple
 
 from fairseq_l2rw.errors import L2RWError
@@ -84,8 +85,6 @@ class ScoreSummary:
 
 def _bin(value: float) -> int:
     """Its place in the histogram: of weights by their logit, of other numbers by their sign and magnitude."""
-    import math
-
     if not 0 <= value <= 1:
         return int(math.copysign(BINS + 1000 * math.log1p(abs(value) * 1e9), value))
     logit = math.log(value / (1 - value)) if 0 < value < 1 else math.copysign(math.inf, value - 0.5)

@@ -8,6 +8,7 @@ from fairseq_l2rw.corpus.chunked_file import ChunkedFile
 from fairseq_l2rw.corpus.score_files import Layout
 from fairseq_l2rw.corpus.score_summary import ScoreSummary
 from fairseq_l2rw.corpus.shards import Shard
+from fairseq_l2rw.errors import L2RWError
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +49,16 @@ def score_corpus(
     if shard.number == 0 and corpus.lines == 0 and not file.chunks:
         file.write(layout.header, summary.state_dict())
     total = max(0, min(todo.stop * chunk, corpus.lines) - todo.start * chunk)
-    with tqdm(total=total, initial=done, desc=layout.number, unit=" pairs", unit_scale=True, leave=False) as bar:
-        for number in todo[file.chunks :]:
-            lines = corpus.read(number * chunk, min((number + 1) * chunk, corpus.lines))
-            cells = scorer(lines)
-            summary.add(lines, cells)
-            file.write((layout.header if number == 0 else "") + layout.text(lines, cells), summary.state_dict())
-            bar.update(len(lines))
+    try:
+        with tqdm(total=total, initial=done, desc=layout.number, unit=" pairs", unit_scale=True, leave=False) as bar:
+            for number in todo[file.chunks :]:
+                lines = corpus.read(number * chunk, min((number + 1) * chunk, corpus.lines))
+                cells = scorer(lines)
+                summary.add(lines, cells)
+                file.write((layout.header if number == 0 else "") + layout.text(lines, cells), summary.state_dict())
+                bar.update(len(lines))
+    except L2RWError:
+        file.discard()
+        raise
     file.finish()
     return file.path

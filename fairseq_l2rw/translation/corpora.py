@@ -259,6 +259,7 @@ def dictionary_folder(data: str) -> str:
 
 
 def count_lines(path: str) -> int:
+    """Lines of a text file, by reading it once."""
     return sum(1 for _ in read_lines(path))
 
 

@@ -16,6 +16,7 @@ from fairseq_l2rw.corpus.score_files import FORMATS, Layout
 from fairseq_l2rw.corpus.score_summary import ScoreSummary
 from fairseq_l2rw.corpus.scoring import score_corpus
 from fairseq_l2rw.corpus.shards import Shard
+from fairseq_l2rw.errors import L2RWError
 
 COLUMNS = ("id", "weight", "reason", "source", "target")
 
@@ -82,6 +83,17 @@ def test_killed_and_gone_on_with(tmp_path, at):
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
     assert calls == [*range(0, 3 * at + 1, 3), *range(3 * at, 20, 3)], "a chunk was weighed twice"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_bad_input_leaves_nothing_behind(tmp_path):
+    def finds_a_bad_line(lines):
+        if lines[0].number == 9:
+            raise L2RWError("train.de, line 10: bad")
+        return scorer(lines)
+
+    with pytest.raises(L2RWError):
+        score(PAIRS, tmp_path / "out", scorer=finds_a_bad_line)
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- alignment --------------------------------------------------------------
