@@ -17,6 +17,7 @@ from fairseq_l2rw.meta import (
     MetaConfig,
     MetaTrainer,
     RandomState,
+    RuleTrainer,
     reweighters,
 )
 from fairseq_l2rw.meta.config import parse_contrast
@@ -84,8 +85,8 @@ class Published(Method):
         self.net.load_state_dict(state)
 
 
-class Learnt(Method):
-    """A reweighter of the core."""
+class Core(Method):
+    """A reweighter of the core: a network that learns, or a rule."""
 
     def __init__(self, student: ImageStudent, config: VisionConfig, optimizer, max_update: int):
         settings = MetaConfig(
@@ -108,9 +109,15 @@ class Learnt(Method):
             max_update=max_update,
             seed=config.seed,
         )
+        layout = FeatureLayout((student.module.width,))
+        self.is_rule = reweighters.rule_class(config.teacher) is not None
+        self.core: MetaTrainer | RuleTrainer
+        if self.is_rule:
+            self.core = RuleTrainer(student, layout, settings, config.teacher, workers.gather)
+            return
         self.core = MetaTrainer(
             student,
-            FeatureLayout((student.module.width,)),
+            layout,
             settings,
             config.teacher,
             reweighters.parse_inputs(config.teacher_inputs),
@@ -121,11 +128,15 @@ class Learnt(Method):
         self.core.attach(optimizer)
 
     def begin(self, updates, batch, meta, lr):
-        self.core.begin_update(updates)
+        if self.is_rule:
+            self.core.begin_update(updates, meta)
+        else:
+            self.core.begin_update(updates)
 
     def weigh(self, batch, losses, features, state):
         ones = torch.ones_like(losses.detach())
-        rows, weights = self.core.weigh(losses, ones, ones, [features])
+        seen = (batch, state) if self.is_rule else ()
+        rows, weights = self.core.weigh(losses, ones, ones, [features], *seen)
         self.core.record(batch, rows, weights, losses, ones, ones, state)
         return weights
 
@@ -134,7 +145,9 @@ class Learnt(Method):
 
     def after_step(self, meta):
         report = self.core.after_step(meta)
-        return {"meta_loss": report.meta_loss, "teacher_gnorm": report.gradient_norm} if report else {}
+        if report is None or report.meta_loss is None:
+            return {}
+        return {"meta_loss": report.meta_loss, "teacher_gnorm": report.gradient_norm}
 
     def state_dict(self):
         return self.core.state_dict()
@@ -166,4 +179,4 @@ def build(student: ImageStudent, config: VisionConfig, optimizer: torch.optim.Op
         return Published(student, config)
     if config.teacher in ("uniform", "finetuned"):
         return Uniform()
-    return Learnt(student, config, optimizer, max_update)
+    return Core(student, config, optimizer, max_update)

@@ -37,7 +37,7 @@ def equal(x, y):
     return torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
 
 
-TEACHERS = ("deep", "loss", "mwn", "uniform", "finetuned")
+TEACHERS = ("deep", "loss", "surface", "l2r", "self_paced", "mwn", "uniform", "finetuned")
 NORMED = dict(model="normed", dropout=0.2, valid_size=12)
 
 
@@ -201,3 +201,18 @@ def test_options_of_the_data_sets():
     assert config(data="cifar10", schedule=None, lr=None).schedule == "resnet32"
     digits = config(schedule=None, meta_size=None)
     assert digits.meta_size == 100 and digits.epochs == 40
+
+
+def test_l2r_weights():
+    """max(0, -c) over its sum, c by a loop over the images: the inner product of each one's gradient with that of the dev loss."""
+    run = training(teacher="l2r", model="cnn", meta_start=0)
+    index, module = torch.arange(20), run.student.module
+    parameters = list(module.parameters())
+    batch, meta = run.batch(run.parts.train, index, "augment", 0), run.meta_batch()
+    dev = torch.autograd.grad(run.student.dev_loss(meta), parameters)
+    losses, _ = run.student.losses(batch)
+    gradients = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
+    helps = torch.stack([sum((g * d).sum() for g, d in zip(own, dev)) for own in gradients]).clamp(min=0)
+    _, weights, _ = run.step(run.parts.train, index)
+    assert 0 < int((weights > 0).sum()) < 20
+    assert torch.allclose(weights, helps * 20 / helps.sum(), rtol=1e-3, atol=1e-4)
