@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairseq_l2rw.corpus.bitext import read_lines, write_lines
-from fairseq_l2rw.corpus.corrupt import KINDS, corrupt_files
+from fairseq_l2rw.corpus.corrupt import CLEAN, KINDS, NEEDS_THIRD, corrupt_files
 from fairseq_l2rw.corpus.filter import Rule, Text, filter_bitext
+from fairseq_l2rw.corpus.lines import iter_labels
 from fairseq_l2rw.corpus.score_files import FORMATS, Layout
 from fairseq_l2rw.corpus.score_summary import ScoreSummary
 from fairseq_l2rw.corpus.scoring import score_corpus
@@ -121,10 +122,12 @@ def test_corrupt_weights_filter_keep_lines_aligned(pairs, format, keep, chunk, e
         at = {name: str(Path(folder, name)) for name in ("a b.de", "a b.en", "ç.de", "ç.en", "ç.labels.tsv", "w", "k.de", "k.en")}
         for side, name in enumerate(("a b.de", "a b.en")):
             write_lines(at[name], (pair[side] for pair in pairs))
-        rates = {kind: 0.1 for kind in KINDS if kind != "wrong-language"}  # that one needs a text in a third language
+        rates = {kind: 0.1 for kind in KINDS if kind != NEEDS_THIRD}
         corrupt_files(at["a b.de"], at["a b.en"], at["ç.de"], at["ç.en"], at["ç.labels.tsv"], rates, 1)
         spoilt = list(zip(read_lines(at["ç.de"]), read_lines(at["ç.en"]), strict=True))
-        assert [pair[0] for pair in spoilt] == [pair[0] for pair in pairs]
+        kinds = [kind for _, kind in iter_labels(at["ç.labels.tsv"])]
+        for before, after, kind in zip(pairs, spoilt, kinds, strict=True):
+            assert (after == before) == (kind == CLEAN)
 
         score(spoilt, at["w"] + ending, format=format, chunk=chunk)
         text, out = Text((at["ç.de"], at["ç.en"])), [at["k.de"], at["k.en"]]
