@@ -43,6 +43,7 @@ setup(
         "test": [
             *("pytest", "pytest-cov", "hypothesis", "tensorboardX", "ruff", "mypy"),
             *("zstandard", "sacremoses", "defusedxml", "matplotlib", "Pillow"),  # what the extras above bring
+            "higher",  # an oracle
         ],
     },
     entry_points={"console_scripts": ["fairseq-l2rw = fairseq_l2rw.cli.main:main"]},

@@ -13,17 +13,19 @@ from torch import nn
 class ToyStudent:
     """A small classifier with tied embeddings, layer norm and dropout: sentences of tokens, one label each.
 
-    A batch is ``(tokens [N, T], labels [N], n_tokens [N])``; l_i = n_i times the cross-entropy.
+    A batch is ``(tokens [N, T], labels [N], n_tokens [N])``; l_i = n_i times the label-smoothed cross-entropy.
     """
 
-    def __init__(self, vocabulary=11, width=6, dropout=0.3, seed=0):
+    def __init__(self, vocabulary=11, width=6, dropout=0.3, seed=0, label_smoothing=0.0):
         torch.manual_seed(seed)
+        self.label_smoothing = label_smoothing
         self.module = _Net(vocabulary, width, dropout).double()
 
     def losses(self, batch):
         tokens, labels, n_tokens = batch
         logits = self.module(tokens)
-        return nn.functional.cross_entropy(logits, labels, reduction="none") * n_tokens, n_tokens
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+        return losses * n_tokens, n_tokens
 
     def dev_loss(self, batch):
         losses, n_tokens = self.losses(batch)
@@ -165,10 +167,8 @@ def through_torch_steps(student, make, state, steps, normalization, max_norm, de
         )
         gradients = torch.autograd.grad(loss, theta, create_graph=True)
         gradients = [g if through(n) else g.detach() for n, g in zip(names, gradients)]
-        if max_norm > 0:
-            norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients]))
-            gradients = [g * (max_norm / (norm + 1e-6)).clamp(max=1.0) for g in gradients]
-            gradients = [g if through(n) else g.detach() for n, g in zip(names, gradients)]
+        gradients = _clipped(gradients, max_norm)
+        gradients = [g if through(n) else g.detach() for n, g in zip(names, gradients)]
         # the optimizer works in place: give it copies, its state tensors too
         stepped = [t.clone() for t in theta]
         optimizer = _moved(make, optimizer, state, stepped, step.lr_factor)
@@ -178,6 +178,55 @@ def through_torch_steps(student, make, state, steps, normalization, max_norm, de
         theta = stepped
     value = dev_objective(_Functional(student, dict(zip(names, theta))), dev, terms)
     return torch.cat(torch.autograd.grad(value, [w for step in weights for w in step]))
+
+
+def through_higher(student, optimizer, steps, normalization, max_norm, dev, terms, weights=None, inputs=None):
+    """dJ / dw, or dJ / d ``inputs``, through the differentiable optimizers of ``higher`` (Grefenstette et al. 2019).
+
+    Its Adam has fairseq's epsilon, which is torch's times sqrt(1 - beta2^t), and coupled decay only; decoupled decay is
+    one term more.
+
+    Args:
+        optimizer: torch's or fairseq's, the state before the first step.
+        weights: w_i of each micro-batch of each step, attached to ``inputs``; new leaves unless given.
+    """
+    import higher
+
+    names = [n for n, _ in student.module.named_parameters()]
+    theta = list(student.module.parameters())
+    adam = "exp_avg" in next(iter(optimizer.state.values()), {})
+    kind = higher.optim.DifferentiableAdam if adam else higher.optim.DifferentiableSGD
+    stepper = kind(optimizer, reference_params=theta)
+    (group,) = stepper.param_groups
+    if weights is None:
+        weights = [[w.clone().requires_grad_() for w in step.weights] for step in steps]
+        inputs = [w for step in weights for w in step]
+    decoupled = adam and (not isinstance(optimizer, torch.optim.Adam) or bool(group.get("decoupled_weight_decay")))
+    decay, epsilon = group["weight_decay"], group.get("eps")
+    for state in stepper.state[0].values():
+        if "step" in state:
+            state["step"] = float(state["step"])  # torch's float32 count would round the bias correction
+    for step, w in zip(steps, weights):
+        torch.manual_seed(step.seed)
+        loss = weighted_loss(_Functional(student, dict(zip(names, theta))), step.batches, w, step.sizes, normalization)
+        group["lr"] *= step.lr_factor
+        if decoupled:
+            group["weight_decay"] = 0
+        if adam and type(optimizer).__module__.startswith("torch."):
+            t = stepper.state[0][0]["step"] + 1
+            group["eps"] = epsilon * (1 - group["betas"][1] ** t) ** 0.5
+        new = stepper.step(loss, params=theta, grad_callback=lambda gradients: _clipped(gradients, max_norm))
+        theta = [n - group["lr"] * decay * old for n, old in zip(new, theta)] if decoupled else list(new)
+    value = dev_objective(_Functional(student, dict(zip(names, theta))), dev, terms)
+    gradients = torch.autograd.grad(value, inputs)
+    return torch.cat([g.flatten() for g in gradients])
+
+
+def _clipped(gradients, max_norm):
+    if max_norm <= 0:
+        return gradients
+    norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients]))
+    return [g * (max_norm / (norm + 1e-6)).clamp(max=1.0) for g in gradients]
 
 
 def _moved(make, before, state, parameters, lr_factor):
@@ -204,7 +253,7 @@ class _Functional(ToyStudent):
 
     def __init__(self, student, parameters):
         self.original, self.parameters = student, parameters
-        self.module = self
+        self.module, self.label_smoothing = self, student.label_smoothing
 
     def train(self):
         self.original.module.train()

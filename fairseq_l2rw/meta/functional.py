@@ -23,10 +23,11 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
 def swapped(module: nn.Module, parameters: list[nn.Parameter], values: list[Tensor]):
     """Lets ``module`` run with ``values`` (plain, dual or graph-carrying tensors) for ``parameters``.
 
-    Every slot that holds a parameter is replaced once and put back once, however often the
-    parameter is shared. Running statistics stay as they are: they belong to the module's own parameters.
+    Every slot that holds a parameter is replaced once and put back once, however often the parameter is shared. Values
+    take the parameter's precision: those of master copies are rounded, as mixed precision does it. Running statistics stay
+    as they are: they belong to the module's own parameters.
     """
-    replacement = {id(p): v for p, v in zip(parameters, values)}
+    replacement = {id(p): v.to(p.dtype) for p, v in zip(parameters, values)}
     slots, flat = [], []
     for child in module.modules():
         changed = False

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_l2rw.meta.clipping import dot
-from fairseq_l2rw.meta.functional import evaluating
+from fairseq_l2rw.meta.dev_pass import DevPass
 from fairseq_l2rw.meta.student import Student
 
 CLEAN = "clean"
@@ -66,12 +66,17 @@ class Objective:
         momentum: decay of the averages of gradients.
         seed: of the corrupted dev batches.
         examine: look at the states of dev batches (``Student.examine``).
+        dev_pass: computes gradients of dev batches.
 
     Attributes:
         examined: head and what was seen of each term in the newest turn (losses detached); None where nothing was.
+        failure: why the last turn gave nothing; empty if it did.
     """
 
-    def __init__(self, contrast: dict, momentum: float, seed: int, examine: bool = False):
+    def __init__(
+        self, contrast: dict, momentum: float, seed: int, examine: bool = False, dev_pass: DevPass | None = None
+    ):
+        self.dev_pass, self.failure = dev_pass or DevPass(), ""
         self.contrast, self.momentum, self.seed = dict(contrast), momentum, seed
         self.kinds = list(contrast)
         self.examine = examine
@@ -85,9 +90,10 @@ class Objective:
         """Gradient of J in this turn.
 
         Returns:
-            None where the turn gives nothing: the batch cannot be spoilt in that way, or a
-            gradient is not finite. The averages are then as they were.
+            None where the turn gives nothing: the batch cannot be spoilt in that way or does not fit into memory, or
+            a gradient is not finite. The averages are then as they were.
         """
+        self.failure = ""
         head, kind = 0, None
         if self.kinds:
             head = self.turn % len(self.kinds)
@@ -95,12 +101,17 @@ class Objective:
         turn, self.turn = self.turn, self.turn + 1
         spoilt = student.corrupt(batch, kind, self.seed + turn) if kind else None
         if kind and spoilt is None:
+            self.failure = (
+                f"a dev batch cannot be spoilt as '{kind}': leave that kind out of --meta-contrast, or give a larger "
+                "--meta-subset"
+            )
             return None
         terms = {CLEAN: batch} if kind is None else {CLEAN: batch, kind: spoilt}
         newest, values, examined = {}, {}, {}
         for term, data in terms.items():
-            values[term], newest[term], examined[term] = _gradient(student, parameters, data, self.examine)
+            values[term], newest[term], examined[term] = self.dev_pass(student, parameters, data, self.examine)
             if newest[term] is None:
+                self.failure = self.dev_pass.failure
                 return None
         if self.examine:
             self.examined = head, examined
@@ -182,27 +193,15 @@ class Objective:
             "averages": self.averages,
             "counts": dict(self.counts),
             "products": {k: list(v) for k, v in self.products.items()},
+            "dev_pass": self.dev_pass.state_dict(),
         }
 
     def load_state_dict(self, state: dict, like: Sequence[Tensor]) -> None:
         self.turn = state["turn"]
         self.averages = {
-            term: [g.to(p, copy=True) for g, p in zip(gradient, like)] for term, gradient in state["averages"].items()
+            term: [g.to(p.device, copy=True) for g, p in zip(gradient, like)]
+            for term, gradient in state["averages"].items()
         }
+        if "dev_pass" in state:  # older checkpoints lack it
+            self.dev_pass.load_state_dict(state["dev_pass"])
         self.counts, self.products = dict(state["counts"]), {k: list(v) for k, v in state["products"].items()}
-
-
-def _gradient(student, parameters, batch, examine):
-    """J, its gradient (None where it is not finite), and what was seen on the way."""
-    examined = None
-    with torch.enable_grad(), evaluating(student.module):
-        if examine:
-            examined = student.examine(batch)
-            loss = examined.losses.sum() / examined.n_tokens.sum()
-            examined = examined._replace(losses=examined.losses.detach())
-        else:
-            loss = student.dev_loss(batch)
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    gradients = [torch.zeros_like(p) if g is None else g.detach() for p, g in zip(parameters, gradients)]
-    finite = all(torch.stack([torch.isfinite(g).all() for g in gradients]))
-    return float(loss.detach()), gradients if finite else None, examined

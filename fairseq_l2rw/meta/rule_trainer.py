@@ -40,12 +40,12 @@ class RuleTrainer:
         self.name = teacher
         self.teacher = reweighters.rule_class(teacher)(student, self.parameters, self.config).to(self.parameters[0].device)
         self.running = RunningScalars()
-        self.updates = 0
+        self.updates = self.skipped = 0
         self.attached = False
         self._records: list[BatchRecord] = []
         self._ignored = False
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+    def attach(self, optimizer: torch.optim.Optimizer, masters: list | None = None) -> None:
         """As of MetaTrainer; any optimizer will do."""
         self.attached = True
 
@@ -60,6 +60,10 @@ class RuleTrainer:
         self._records, self._ignored = [], False
         if self.started:
             self.teacher.begin_update(updates, dev_batch, self.running)
+
+    def drop_records(self) -> None:
+        """As of MetaTrainer."""
+        self._records, self._ignored = [], False
 
     def watched(self):
         """As of MetaTrainer; there is nothing to watch."""

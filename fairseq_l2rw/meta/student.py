@@ -47,3 +47,9 @@ class Student(Protocol):
 
     def corrupt(self, batch: Any, kind: str, seed: int) -> Any | None:
         """The same dev batch spoilt in one way, or None where that is not possible."""
+
+    def share(self, batch: Any, rank: int, count: int) -> tuple[Any, float] | None:
+        """Every ``count``-th example of a dev batch from ``rank`` on, and their share of the batch's tokens.
+
+        None, for all ranks alike, where not everyone would get one. Needed only where there are several workers.
+        """

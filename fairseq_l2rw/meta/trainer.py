@@ -16,6 +16,7 @@ Use, in any training loop::
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Callable, Iterable
@@ -26,10 +27,12 @@ from torch import Tensor
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import clipping, hypergradient, influence, reweighters, selection, unrolled
 from fairseq_l2rw.meta.config import READING, MetaConfig
+from fairseq_l2rw.meta.dev_pass import DevPass, out_of_memory
 from fairseq_l2rw.meta.features import FeatureLayout, RunningScalars, feature_rows
 from fairseq_l2rw.meta.functional import RandomState, own_random_stream, trainable
 from fairseq_l2rw.meta.ghost import SMALLEST_WEIGHT, Ghost
 from fairseq_l2rw.meta.linearize import StepRule, rule_for
+from fairseq_l2rw.meta.masters import Master
 from fairseq_l2rw.meta.objective import DevGradient, Objective
 from fairseq_l2rw.meta.probe import ProbeTrainer
 from fairseq_l2rw.meta.records import BatchRecord, StepRecord
@@ -37,8 +40,15 @@ from fairseq_l2rw.meta.replay import ReplayRows
 from fairseq_l2rw.meta.student import Student
 from fairseq_l2rw.meta.weighting import guarded
 from fairseq_l2rw.meta.window import Window
+from fairseq_l2rw.meta.workers import Workers
 
 logger = logging.getLogger(__name__)
+
+#: teacher updates in a row that may come to nothing before the run is stopped
+MOST_SKIPPED_IN_A_ROW = 10
+NOTHING_SEEN = "no sentence pair was seen in the update"
+#: the factor of the dev loss to begin with where activations are in half precision
+HALF_LOSS_SCALE = 2.0**15
 
 
 @dataclass(frozen=True)
@@ -94,11 +104,13 @@ class MetaTrainer:
         teacher: name of the reweighter; not ``uniform``.
         inputs: ``internal``, ``surface`` or both.
         hidden: width of the teacher's hidden layer.
-        gather: rows of this worker ``[N, ...]`` -> rows of all workers, in the order of the
-            workers; the identity where there is one.
-        add_up: tensors of this worker -> their sums over all workers, likewise.
+        workers: the data-parallel workers; one unless told otherwise.
         identify: batch -> a whole number for each of its examples ``[N]``, for the reports.
         observe: told of each batch and its weights ``[N]``, once the teacher gives them.
+        half: activations are in half precision (16 bits, with or without master copies of the parameters).
+
+    Raises:
+        L2RWError: ``half``, and settings that need single precision.
     """
 
     def __init__(
@@ -109,13 +121,15 @@ class MetaTrainer:
         teacher: str = "deep",
         inputs: tuple[str, ...] = reweighters.INPUTS,
         hidden: int = 128,
-        gather: Callable[[Tensor], Tensor] = lambda rows: rows,
-        add_up: Callable[[list[Tensor]], list[Tensor]] = lambda tensors: tensors,
+        workers: Workers | None = None,
         identify: Callable[[Any], Tensor] | None = None,
         observe: Callable[[Any, Tensor], None] | None = None,
+        half: bool = False,
     ):
-        self.student, self.config, self.gather, self.add_up = student, config, gather, add_up
-        self.identify, self.observe = identify, observe
+        if half:
+            _check_half(config)
+        self.student, self.config, self.half = student, config, half
+        self.workers, self.identify, self.observe = workers or Workers(), identify, observe
         named, count = selection.in_front(trainable(student.module), config.params)
         self.names, self.parameters = list(named), list(named.values())
         self.through = self.parameters[:count]  # those that the hypergradient goes through
@@ -129,7 +143,8 @@ class MetaTrainer:
             self._teacher_groups(), lr=config.lr, weight_decay=config.weight_decay
         )
         self.probe = None if self.teacher.probe is None else ProbeTrainer(self.teacher.probe, config.seed)
-        self.objective = Objective(contrast, config.momentum, config.seed, examine=self.probe is not None)
+        dev_pass = DevPass(HALF_LOSS_SCALE if half else 1.0, self.workers)
+        self.objective = Objective(contrast, config.momentum, config.seed, self.probe is not None, dev_pass)
         self.replay = [ReplayRows(config.replay_rows, layout.width) for _ in config.heads]
         self.running = RunningScalars()
         self.influence_square: list[float | None] = [None] * len(config.heads)
@@ -140,14 +155,14 @@ class MetaTrainer:
         self.window: Window | None = None
         self._saved_window: list[dict] = []
         self.updates = 0
-        self.skipped = 0
+        self.skipped = self.skipped_in_a_row = 0
         self._ahead: _Ahead | None = None
         self._axes: dict = {}
         self._watching: Ghost | None = None
         self._ghosts: list[Ghost] = []
         self._rows: list[Tensor] = []
         self._records: list[BatchRecord] = []
-        self._ignored = False
+        self._ignored = self._unfinished = False
         self._checked = False
 
     def _teacher_groups(self) -> list[dict]:
@@ -166,8 +181,11 @@ class MetaTrainer:
 
     # ---- the student's side -------------------------------------------------
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+    def attach(self, optimizer: torch.optim.Optimizer, masters: list[Master] | None = None) -> None:
         """Names the student's optimizer.
+
+        Args:
+            masters: what it steps for each of :attr:`parameters`; the parameters themselves unless told otherwise.
 
         Raises:
             L2RWError: its class has no linearisation rule.
@@ -176,7 +194,7 @@ class MetaTrainer:
         self.optimizer = optimizer
         unrolled_too = self.config.gradient == "unrolled"
         self.window = Window(
-            self.config.window, self.rule, optimizer, self.parameters, unrolled_too, len(self.through)
+            self.config.window, self.rule, optimizer, self.parameters, unrolled_too, len(self.through), masters, self.workers
         )
         self.window.copies = self.gradient_mode != "ghost"
         self.window.load_state_dict(self._saved_window)
@@ -208,6 +226,13 @@ class MetaTrainer:
         ``dev_batch`` is for reweighters that need one before the step; here one is taken after it.
         """
         self.updates = updates
+        if self._unfinished and self.due:  # an overflow or a lack of memory, told by the training loop
+            self.skipped += 1
+        self._unfinished = True
+        self.drop_records()
+
+    def drop_records(self) -> None:
+        """The gradients of this update so far are lost, and so is what was recorded of it."""
         self._rows, self._records, self._ghosts, self._watching, self._ignored = [], [], [], None, False
         if self.window is not None:
             self.window.drop_unfinished()
@@ -249,7 +274,7 @@ class MetaTrainer:
         rows = self.features(losses, n_tokens, source_lengths, internal)
         if not self.started:
             return rows, torch.ones_like(losses.detach())
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):  # as in the teacher's own step
             weights = self.teacher(rows).prod(dim=1)
         if self.config.normalization == "batch":
             weights = guarded(weights)
@@ -299,8 +324,14 @@ class MetaTrainer:
             )
 
     def ignore(self) -> None:
-        """This worker had run out of data and saw a dummy batch: its rows of this update do not count."""
+        """The last micro-batch was a dummy, because this worker had run out of data.
+
+        Its rows do not count; those of the micro-batches before it stay in the sum of losses, but the training loop leaves
+        their sizes out of the denominator, and so does this.
+        """
         self._ignored = True
+        for kept in (self._rows, self._records, self._ghosts):
+            del kept[-1:]
 
     # ---- around the optimizer's step ----------------------------------------
 
@@ -323,11 +354,14 @@ class MetaTrainer:
         Returns:
             What the teacher update was; None where there was none.
         """
-        self.window.after_step([] if self._ignored else self._records)
+        self._unfinished = False
+        if self._ignored:
+            self._records = [replace(r, sizes=torch.zeros_like(r.sizes)) for r in self._records]
+        self.window.after_step(self._records)
         report = self._teacher_update(dev_batch()) if self.due and self.window.steps else None
         # last: the teacher's gradient is taken where the weights were
         self._teach_probe()
-        self._renew_statistics(self._gathered([] if self._ignored else self._rows, self.teacher.layout.width))
+        self._renew_statistics(self._gathered(self._rows, self.teacher.layout.width))
         self._rows, self._records, self._ghosts = [], [], []
         if self.due and self.config.interval >= self.config.window:  # no window to come begins within this one
             self.window.clear()
@@ -336,9 +370,10 @@ class MetaTrainer:
     def _gathered(self, tensors: list[Tensor], *shape: int) -> Tensor:
         """Rows of all workers from this worker's micro-batches, of which there may be none: ``[N, *shape]``."""
         own = torch.cat(tensors) if tensors else torch.zeros(0, *shape, device=self.parameters[0].device)
-        return self.gather(own)
+        return self.workers.gather(own)
 
     def _renew_statistics(self, rows: Tensor) -> None:
+        rows = rows[torch.isfinite(rows).all(1)]
         if len(rows) == 0:
             return
         self.teacher.standardizer.update(rows)
@@ -352,7 +387,7 @@ class MetaTrainer:
             return
         head, examined = self.objective.examined
         self.objective.examined = None
-        sound, spoilt = (self._gathered([self.features(*seen)]) for seen in examined.values())
+        sound, spoilt = (self.features(*seen) for seen in examined.values())
         self.probe.learn(head, sound, spoilt)
 
     def _dev_gradient(self, dev_batch: Any, step_vector: hypergradient.StepVector) -> DevGradient | None:
@@ -371,10 +406,10 @@ class MetaTrainer:
         step_vector = hypergradient.StepVector(self.rule, self.window.steps[-1])
         dev = self._dev_gradient(dev_batch, step_vector)
         if dev is None:
-            return self._skip()
+            return self._skip(self.objective.failure)
         steps = [self._rows_of(step) for step in self.window.steps]
         if not any(len(step.weights) for step in steps):
-            return self._skip()
+            return self._skip(NOTHING_SEEN)
         if self.gradient_mode == "unrolled":
             gradients = unrolled.weight_gradients(
                 self.student, self.rule, self.parameters, self.window.steps, dev.adjoint, self.config.normalization
@@ -390,7 +425,11 @@ class MetaTrainer:
 
     def _learn_from(self, dev, steps: list[_Rows], influences, gradients) -> TeacherReport | None:
         if not all(torch.isfinite(g).all() for g in gradients):
-            return self._skip()
+            return self._skip(
+                "influences of training pairs are not finite or did not fit into memory: give a smaller --max-tokens, "
+                "or train in single precision"
+            )
+        self.skipped_in_a_row = 0
         # W_s dJ / dw_i is an example's own share, whatever the size of its batch
         shares = torch.cat([g * step.denominator for g, step in zip(gradients, steps)])
         gradient = torch.cat(gradients)
@@ -412,7 +451,7 @@ class MetaTrainer:
             return None
         none = torch.zeros(0, dtype=torch.int64, device=self.parameters[0].device)
         own = (torch.cat([none, *(self.identify(r.batch).to(none) for r in step.records)]) for step in self.window.steps)
-        return torch.cat([self.gather(ids) for ids in own])
+        return torch.cat([self.workers.gather(ids) for ids in own])
 
     def _look_ahead(self, dev_batch: Any) -> None:
         """v for the next teacher update: a new dev gradient, the optimizer as the step just made has left it."""
@@ -420,7 +459,7 @@ class MetaTrainer:
         step_vector = hypergradient.StepVector(self.rule, self.window.steps[-1], ahead=True)
         dev = self._dev_gradient(dev_batch, step_vector)
         if dev is None:
-            self._skip()
+            self._skip(self.objective.failure)
             return
         self._ahead = _Ahead(replace(dev, adjoint=[], newest={}, before={}), step_vector(dev.adjoint))
 
@@ -428,10 +467,10 @@ class MetaTrainer:
         step = self.window.steps[-1]
         rows = self._rows_of(step)
         if not len(rows.weights):
-            return self._skip()
+            return self._skip(NOTHING_SEEN)
         c = self._read_ghosts(ahead.vector, rows)
         if c is None:
-            return self._skip()
+            return self._skip("--meta-gradient ghost gave way to forward")
         f = 1.0 if step.raw_norm is None else clipping.factor(step.raw_norm, step.max_norm)
         if f < 1:
             c = hypergradient.without_common(c, rows.weights, rows.sizes)
@@ -439,7 +478,7 @@ class MetaTrainer:
         return self._learn_from(ahead.dev, [rows], [c], [gradient])
 
     def _read_ghosts(self, vector: list[Tensor], rows: _Rows) -> Tensor | None:
-        ghosts, step = [] if self._ignored else self._ghosts, self.window.steps[-1]
+        ghosts, step = self._ghosts, self.window.steps[-1]
         problems, c = [problem for ghost in ghosts for problem in ghost.problems], None
         if not self._anywhere(bool(problems)):
             given = vector if self.gradient_mode == "backward" else None
@@ -475,10 +514,18 @@ class MetaTrainer:
         return missed
 
     def _anywhere(self, here: bool) -> bool:
-        return bool(self.gather(torch.tensor([float(here)], device=self.parameters[0].device)).any())
+        return bool(self.workers.gather(torch.tensor([float(here)], device=self.parameters[0].device)).any())
 
-    def _skip(self) -> TeacherReport | None:
+    def _skip(self, reason: str) -> TeacherReport | None:
+        """Counts a teacher update that came to nothing.
+
+        Raises:
+            L2RWError: it is one of many in a row.
+        """
         self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
+            raise L2RWError(f"{self.skipped_in_a_row} teacher updates in a row came to nothing; the last: {reason}")
         return None
 
     def _rows_of(self, step: StepRecord) -> _Rows:
@@ -513,12 +560,22 @@ class MetaTrainer:
         try:
             losses, c = influence.MODES[self.gradient_mode](*arguments)
         except influence.NoForwardMode as error:
+            if self.half:
+                raise L2RWError(
+                    f"--meta-gradient: a layer of the student has no forward-mode rule ({error}), and finite differences "
+                    "need single precision; leave out --fp16, --bf16 or --amp"
+                ) from error
             logger.warning(
                 "a layer of the student has no forward-mode rule: --meta-gradient finite-difference takes its place (%s)",
                 error,
             )
             self.gradient_mode = "finite-difference"
             losses, c = influence.finite_difference(*arguments)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            logger.warning("the influence pass over a batch does not fit into memory: give a smaller --max-tokens")
+            return torch.full_like(record.losses, float("nan"))
         self._check_repeated(losses, record)
         return c
 
@@ -529,7 +586,7 @@ class MetaTrainer:
                 self.student, self.parameters, step.parameters, vector, record, denominator
             )
             torch._foreach_add_(total, part)
-        return self.add_up(total)
+        return self.workers.add_up(total)
 
     def _check_repeated(self, losses: Tensor, record: BatchRecord) -> None:
         """Once: does the influence pass really repeat the student's step?"""
@@ -592,10 +649,11 @@ class MetaTrainer:
                     )
                 loss = per_row.sum() if reduction == "sum" else per_row.mean()
                 loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or float("inf"))
-            self.teacher_optimizer.step()
-            norms.append(float(norm))
-        return sum(norms) / len(norms)
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or float("inf")))
+            if math.isfinite(norm):  # else the teacher would never be a number again
+                self.teacher_optimizer.step()
+                norms.append(norm)
+        return sum(norms) / len(norms) if norms else 0.0
 
     # ---- checkpoints --------------------------------------------------------
 
@@ -615,6 +673,7 @@ class MetaTrainer:
             "gradient_mode": self.gradient_mode,
             "ahead": self._ahead and {"dev": asdict(self._ahead.dev), "vector": self._ahead.vector},
             "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
             "window": self.window.state_dict() if self.window is not None else self._saved_window,
         }
 
@@ -647,7 +706,7 @@ class MetaTrainer:
         if self.gradient_mode == "ghost" and ahead:
             vector = [v.to(p, copy=True) for v, p in zip(ahead["vector"], self.through, strict=True)]
             self._ahead = _Ahead(DevGradient(**ahead["dev"]), vector)
-        self.skipped = state["skipped"]
+        self.skipped, self.skipped_in_a_row = state["skipped"], state.get("skipped_in_a_row", 0)
         self._saved_window = state["window"]
         if self.window is not None:
             self.window.copies = self.gradient_mode != "ghost"
@@ -661,3 +720,14 @@ class MetaTrainer:
         saved = {key[len(name) :]: value for key, value in state["teacher"].items() if key.startswith(name)}
         if saved and saved["mean"].shape == self.teacher.standardizer.mean.shape:
             self.teacher.standardizer.load_state_dict(saved)
+
+
+def _check_half(config: MetaConfig) -> None:
+    for option, value, needed in (
+        ("--meta-window", config.window, 1),
+        ("--meta-gradient", config.gradient, "forward"),
+    ):
+        if value != needed:
+            raise L2RWError(
+                f"{option} {value} needs single precision; leave out --fp16, --bf16 or --amp, or give {needed}"
+            )

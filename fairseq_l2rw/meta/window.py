@@ -7,12 +7,15 @@ optimizer's state tensors (for Adam four times the parameters in all), and its m
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fairseq_l2rw.meta.functional import RandomState
+from fairseq_l2rw.meta.masters import Master
 from fairseq_l2rw.meta.records import BatchRecord, StepRecord
+from fairseq_l2rw.meta.workers import Workers
 
 
 class Window:
@@ -25,6 +28,8 @@ class Window:
         parameters: theta, in the order of every list.
         keep_earlier: note the state before each step too (``unrolled`` needs it).
         through: how many of the parameters, the first ones, the hypergradient goes through; None: all.
+        masters: what the optimizer steps for each parameter; the parameters themselves unless told otherwise.
+        workers: whose batches are saved together.
 
     Attributes:
         copies: are the parameters copied? ``ghost`` needs theta only where a decay is part of the gradient, and takes the
@@ -39,27 +44,30 @@ class Window:
         parameters: list[nn.Parameter],
         keep_earlier: bool,
         through: int | None = None,
+        masters: list[Master] | None = None,
+        workers: Workers | None = None,
     ):
-        self.length, self.rule, self.optimizer, self.parameters = length, rule, optimizer, parameters
-        self.through = parameters[:through]
-        self.keep_earlier, self.copies = keep_earlier, True
+        self.length, self.rule, self.optimizer = length, rule, optimizer
+        self.masters = masters or [Master(p, p) for p in parameters]
+        self.through = self.masters[:through]
+        self.keep_earlier, self.copies, self.workers = keep_earlier, True, workers or Workers()
         self.steps: list[StepRecord] = []
+        # the batches of all workers, for a checkpoint within a window: the hook that saves may not ask the others
+        self._everyones: list[list[dict]] = []
         self._before: dict | None = None
 
     def before_step(self, raw_norm: float | None, max_norm: float) -> None:
         """Notes what the optimizer's step will overwrite."""
         groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
-        states = [self.optimizer.state[p] if p in self.optimizer.state else {} for p in self.through]
+        states = [self._state_of(m.stepped) for m in self.through]
+        earlier = self._carried() if self.keep_earlier else [{} for _ in self.through]
         self._before = {
-            "parameters": [p.detach().clone() if self.copies else p.detach() for p in self.parameters],
+            "parameters": [theta.clone() if self.copies else theta for theta in self._theta()],
             "hyper": [
-                self.rule.hyper(groups[id(p)], state) if p.grad is not None else {}
-                for p, state in zip(self.through, states)
+                self.rule.hyper(groups[id(m.stepped)], state) if m.stepped.grad is not None else {}
+                for m, state in zip(self.through, states)
             ],
-            "earlier": [
-                {n: t.clone() for n, t in self.rule.state(state, p.detach()).items()} if self.keep_earlier else {}
-                for p, state in zip(self.through, states)
-            ],
+            "earlier": [{name: tensor.clone() for name, tensor in state.items()} for state in earlier],
             "raw_norm": raw_norm,
             "max_norm": max_norm,
         }
@@ -70,37 +78,69 @@ class Window:
             return
         # the newest step of a longer window outlives the optimizer's next step, which works in place
         keep = (lambda t: t.detach().clone()) if self.length > 1 else (lambda t: t.detach())
-        gradients = [None if p.grad is None else keep(p.grad) for p in self.through]
+        gradients = [None if m.stepped.grad is None else keep(m.part(m.stepped.grad)) for m in self.through]
         states = [
-            {} if p.grad is None else {n: keep(t) for n, t in self.rule.state(self.optimizer.state[p], p).items()}
-            for p in self.through
+            {} if m.stepped.grad is None else {name: keep(tensor) for name, tensor in state.items()}
+            for m, state in zip(self.through, self._carried())
         ]
         self.steps.append(StepRecord(**self._before, gradients=gradients, states=states, records=records))
-        del self.steps[: -self.length]
+        if self.length > 1:
+            self._everyones.append(self.workers.gather_list([_plain(r) for r in records]))
+        del self.steps[: -self.length], self._everyones[: -self.length]
         self._before = None
+
+    def _state_of(self, stepped) -> dict:
+        return self.optimizer.state[stepped] if stepped in self.optimizer.state else {}
+
+    def _theta(self) -> list[Tensor]:
+        return [m.part(m.stepped.detach()) for m in self.masters]
+
+    def _carried(self) -> list[dict[str, Tensor]]:
+        """The state tensors of each parameter."""
+        # a flat master serves many parameters: its zeros are made once
+        of = {id(m.stepped): m.stepped for m in self.through}
+        states = {key: self.rule.state(self._state_of(p), p.detach()) for key, p in of.items()}
+        return [{name: m.part(t) for name, t in states[id(m.stepped)].items()} for m in self.through]
 
     def drop_unfinished(self) -> None:
         """Forgets a step that was begun and never made."""
         self._before = None
 
     def clear(self) -> None:
-        self.steps, self._before = [], None
+        self.steps, self._everyones, self._before = [], [], None
 
     def state_dict(self) -> list[dict]:
-        """The steps as tensors and plain Python."""
+        """The steps as tensors and plain Python, with the batches of all workers."""
         return [
-            {
-                **{k: v for k, v in vars(step).items() if k != "records"},
-                "records": [{**vars(r), "random_state": asdict(r.random_state)} for r in step.records],
-            }
-            for step in self.steps
+            {**{k: v for k, v in vars(step).items() if k != "records"}, "records": records}
+            for step, records in zip(self.steps, self._everyones)
         ]
 
     def load_state_dict(self, steps: list[dict]) -> None:
+        """Takes steps back; batches go to the workers in turn: to their sum it makes no difference who has which."""
+        device = self.masters[0].stepped.device
+        steps = [_moved(step, device) for step in steps]
+        self._everyones = [step["records"] for step in steps]
         self.steps = [
             StepRecord(
                 **{k: v for k, v in step.items() if k != "records"},
-                records=[BatchRecord(**{**r, "random_state": RandomState(**r["random_state"])}) for r in step["records"]],
+                records=[
+                    BatchRecord(**{**r, "random_state": RandomState(**r["random_state"])})
+                    for r in step["records"][self.workers.rank :: self.workers.count]
+                ],
             )
             for step in steps
         ]
+
+
+def _plain(record: BatchRecord) -> dict:
+    return {**vars(record), "random_state": asdict(record.random_state)}
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Its tensors on ``device``; states of random generators stay on the CPU, where torch wants them."""
+    if isinstance(value, dict):
+        return {k: v if k == "random_state" else _moved(v, device) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_moved(v, device) for v in value)
+    return value.to(device) if isinstance(value, Tensor) else value

@@ -180,8 +180,9 @@ class States:
 
 
 def _masked_mean(states: Tensor, padded: Tensor) -> Tensor:
-    keep = (~padded).unsqueeze(2).to(torch.float32)  # [B, T, 1]
-    return (states.float() * keep).sum(1) / keep.sum(1).clamp(min=1)  # [B, H]
+    # filled, not multiplied by 0: in half precision a padded position may have overflowed
+    total = states.float().masked_fill(padded.unsqueeze(2), 0.0).sum(1)  # [B, H]
+    return total / (~padded).sum(1, keepdim=True).clamp(min=1)
 
 
 def _first(output):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Optional
 
+import torch
 from fairseq.tasks.translation import TranslationConfig
 from omegaconf import II
 
@@ -120,6 +121,14 @@ class L2RWTranslationConfig(TranslationConfig):
     fp16: bool = II("common.fp16")
     bf16: bool = II("common.bf16")
     amp: bool = II("common.amp")
+    tpu: bool = II("common.tpu")
+    cpu: bool = II("common.cpu")
+    model_parallel_size: int = II("common.model_parallel_size")
+    use_bmuf: bool = II("optimization.use_bmuf")
+    ddp_backend: str = II("distributed_training.ddp_backend")
+    zero_sharding: str = II("distributed_training.zero_sharding")
+    pipeline_model_parallel: bool = II("distributed_training.pipeline_model_parallel")
+    distributed_world_size: int = II("distributed_training.distributed_world_size")
     # no options: fairseq's language models ask the task for them, and must come as far as being told that they won't do
     add_bos_token: bool = "${oc.select:task.no_such_key,false}"
     tokens_per_sample: int = II("task.max_target_positions")
@@ -170,3 +179,35 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
         paced_interval=cfg.self_paced_interval,
         seed=cfg.seed,
     )
+
+
+def check_way_of_training(cfg: L2RWTranslationConfig) -> None:
+    """Refuses what a teacher that learns cannot train with.
+
+    Raises:
+        L2RWError: names the option and the remedy.
+    """
+    if cfg.tpu:
+        raise L2RWError(
+            "--bf16 and --tpu train on a TPU, which l2rw_translation does not; for bf16 on a GPU or CPU use "
+            "fairseq-hydra-train with common.bf16=true"
+        )
+    refused = {
+        "--ddp-backend": (cfg.ddp_backend, ("fully_sharded", "slowmo"), "give c10d or legacy_ddp"),
+        "--zero-sharding": (cfg.zero_sharding, ("os",), "leave it out"),
+        "--use-bmuf": (cfg.use_bmuf, (True,), "leave it out"),
+        "--pipeline-model-parallel": (cfg.pipeline_model_parallel, (True,), "leave it out"),
+        "--model-parallel-size": (cfg.model_parallel_size > 1, (True,), "give 1"),
+    }
+    for option, (value, values, remedy) in refused.items():
+        if value in values:
+            shown = option if value is True else f"{option} {value}"
+            raise L2RWError(
+                f"{shown}: a teacher needs the whole student and its whole optimizer on every worker; {remedy}, or give "
+                "--teacher uniform"
+            )
+    on_cpu = cfg.cpu or not torch.cuda.is_available()
+    if cfg.distributed_world_size > 1 and on_cpu and cfg.ddp_backend in ("c10d", "pytorch_ddp"):
+        raise L2RWError(
+            f"--ddp-backend {cfg.ddp_backend} of fairseq needs GPUs; on the CPU give --ddp-backend legacy_ddp"
+        )

@@ -88,7 +88,9 @@ class L2RWCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         source_lengths = source.ne(self.task.source_dictionary.pad()).sum(1)
         internal = states.means(source, sample["target"])
         features, weights = meta.weigh(losses, n_tokens, source_lengths, internal, sample, random_state)
-        sizes = torch.ones_like(losses) if self.sentence_avg else n_tokens.to(losses.dtype)
+        # as fairseq's sample size: prefix tokens that --ignore-prefix-size leaves out of the loss are counted
+        target_lengths = sample["target"].ne(self.padding_idx).sum(1)
+        sizes = torch.ones_like(losses) if self.sentence_avg else target_lengths.to(losses.dtype)
         meta.record(sample, features, weights, losses, sizes, n_tokens, random_state)
 
         loss = (weights * losses).sum()
@@ -123,6 +125,10 @@ class L2RWCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             target = target[:, self.ignore_prefix_size :].contiguous()
         losses, nll = smoothed_losses(lprobs, target, self.eps, self.padding_idx)
         return losses, nll, target.ne(self.padding_idx).sum(1)
+
+    def target_sizes(self, target: Tensor) -> Tensor:
+        """Target tokens of each sentence that count for the loss: ``[B]``."""
+        return target[:, self.ignore_prefix_size :].ne(self.padding_idx).sum(1)
 
     @classmethod
     def reduce_metrics(cls, logging_outputs) -> None:

@@ -17,11 +17,16 @@ from __future__ import annotations
 
 import math
 
+from fairseq.optim import fused_adam
 from fairseq.optim.adam import Adam
+from fairseq.optim.fused_adam import FusedAdamV1
 from fairseq.optim.nag import NAG
 
+from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta.linearize import StepRule, register
 from fairseq_l2rw.meta.linearize.adam import AdamMoments
+
+FusedAdamV2 = getattr(fused_adam, "FusedAdamV2", None)  # defined only where apex is installed
 
 
 @register(Adam)
@@ -57,3 +62,13 @@ class FairseqNAGRule(StepRule):
             adj_g = adj_g - h["lr"] * adj_b
             before = before + mu * h["c"] * adj_b
         return adj_g, h["k"] * adj_theta, {"momentum_buffer": before}
+
+
+@register(FusedAdamV1, *([FusedAdamV2] if FusedAdamV2 else []))
+class FusedAdamRule(StepRule):
+    """apex's fused Adam, which fairseq takes on a GPU where it finds it: refused, with the remedy."""
+
+    def check(self, optimizer):
+        raise L2RWError(
+            "--optimizer adam: apex's fused Adam has no linearisation rule; add --use-old-adam, or give --teacher uniform"
+        )

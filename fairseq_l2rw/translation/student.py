@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
+import torch
+
 from fairseq_l2rw.meta.student import Examined
 from fairseq_l2rw.translation.capture import Capture
 from fairseq_l2rw.translation.corruptions import Vocabulary, corrupt
@@ -15,14 +19,17 @@ class TranslationStudent:
         criterion: gives ``sentence_losses``.
         vocabulary: for the corruptions.
         capture: watches the states.
+        autocast: makes the context that training runs the model in (``--amp``).
     """
 
-    def __init__(self, module, criterion, vocabulary: Vocabulary, capture: Capture):
-        self.module, self.criterion, self.vocabulary, self.capture = module, criterion, vocabulary, capture
+    def __init__(self, module, criterion, vocabulary: Vocabulary, capture: Capture, autocast=nullcontext):
+        self.module, self.criterion, self.vocabulary = module, criterion, vocabulary
+        self.capture, self.autocast = capture, autocast
 
     def losses(self, batch):
-        net_output = self.module(**batch["net_input"])
-        losses, _, n_tokens = self.criterion.sentence_losses(self.module, net_output, batch)
+        with self.autocast():
+            net_output = self.module(**batch["net_input"])
+            losses, _, n_tokens = self.criterion.sentence_losses(self.module, net_output, batch)
         return losses, n_tokens
 
     def examine(self, batch):
@@ -38,3 +45,25 @@ class TranslationStudent:
 
     def corrupt(self, batch, kind, seed):
         return corrupt(batch, kind, self.vocabulary, seed)
+
+    def share(self, batch, rank, count):
+        """Every ``count``-th sentence."""
+        tokens = self.criterion.target_sizes(batch["target"])
+        index = torch.arange(len(tokens), device=tokens.device)[rank::count]
+        total = int(tokens.sum())
+        if len(tokens) < count or total == 0:
+            return None
+        return sentences(batch, index), int(tokens[index].sum()) / total
+
+
+def sentences(batch: dict, index: torch.Tensor) -> dict:
+    """Some sentences of a batch; its width stays."""
+
+    def rows(value):
+        return value.index_select(0, index) if torch.is_tensor(value) else value
+
+    return {
+        **batch,
+        "target": rows(batch["target"]),
+        "net_input": {key: rows(value) for key, value in batch["net_input"].items()},
+    }

@@ -8,9 +8,11 @@ instance alone: ``clip_grad_norm``, because fairseq keeps the norm before clippi
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -28,21 +30,25 @@ from fairseq_l2rw.corpus.lines import line_map
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import FeatureLayout, MetaTrainer, RuleTrainer
 from fairseq_l2rw.meta.reweighters import rule_class
+from fairseq_l2rw.meta.workers import several_workers, workers
 from fairseq_l2rw.translation.capture import Capture, parse_inputs
 from fairseq_l2rw.translation.command_line import TASK, tell_errors_in_one_line
-from fairseq_l2rw.translation.config import L2RWTranslationConfig, meta_config
+from fairseq_l2rw.translation.config import L2RWTranslationConfig, check_way_of_training, meta_config
 from fairseq_l2rw.translation.corruptions import Vocabulary
 from fairseq_l2rw.translation.criterion import NAME as CRITERION
 from fairseq_l2rw.translation.criterion import REPLACED, check_name
 from fairseq_l2rw.translation.dev_batches import DevBatches
+from fairseq_l2rw.translation.precision import masters_of
 from fairseq_l2rw.translation.settled import SettledPairs
 from fairseq_l2rw.translation.student import TranslationStudent
-from fairseq_l2rw.translation.workers import add_up, gather_rows, several_workers
 
 logger = logging.getLogger(__name__)
 
 #: a dev batch is this part of a training batch, but has so many tokens at least
 DEV_SHARE, SMALLEST_DEV_BATCH = 0.25, 500
+#: what fairseq's --amp runs the model in
+autocast = functools.partial(torch.autocast, "cuda")
+
 
 @register_task(TASK, dataclass=L2RWTranslationConfig)
 class L2RWTranslationTask(TranslationTask):
@@ -76,6 +82,8 @@ class L2RWTranslationTask(TranslationTask):
     def setup_task(cls, cfg, **kwargs):
         """As ``translation``; options are checked here, before anything is read or written."""
         meta_config(cfg)
+        if cfg.teacher != "uniform":
+            check_way_of_training(cfg)
         return super().setup_task(cfg, **kwargs)
 
     @property
@@ -115,9 +123,6 @@ class L2RWTranslationTask(TranslationTask):
             self._build_meta(model)
 
     def _build_meta(self, model) -> None:
-        for option in ("fp16", "bf16", "amp"):
-            if self.cfg[option]:
-                raise L2RWError(f"--{option} is not supported by --teacher {self.cfg.teacher} yet; leave it out")
         if self.cfg.meta_gradient == "unrolled" and several_workers():
             raise L2RWError("--meta-gradient unrolled works with one worker only; give forward, or train with one")
         capture = Capture.of(model, self.cfg, self.tgt_dict.pad())
@@ -148,12 +153,19 @@ class L2RWTranslationTask(TranslationTask):
         vocabulary = Vocabulary.of(
             self.src_dict, self.tgt_dict, self.cfg.left_pad_target, self.cfg.max_target_positions
         )
-        student = TranslationStudent(model, self._criterion, vocabulary, capture)
+        context = autocast if self.cfg.amp else nullcontext
+        student = TranslationStudent(model, self._criterion, vocabulary, capture, context)
+        half = self.cfg.fp16 or self.cfg.bf16 or self.cfg.amp
         layout = FeatureLayout(capture.widths())
         identify = None if self.cfg.influence_log is None else self._raw_lines
         observe = None if self.settled is None else lambda sample, w: self._weighed.append((sample["id"], w))
         if rule_class(self.cfg.teacher) is not None:
-            return RuleTrainer(student, layout, meta_config(self.cfg), self.cfg.teacher, gather_rows, identify, observe)
+            if half:
+                raise L2RWError(
+                    f"--teacher {self.cfg.teacher} needs single precision; leave out --fp16, --bf16 or --amp"
+                )
+            gather = workers().gather
+            return RuleTrainer(student, layout, meta_config(self.cfg), self.cfg.teacher, gather, identify, observe)
         return MetaTrainer(
             student,
             layout,
@@ -161,10 +173,10 @@ class L2RWTranslationTask(TranslationTask):
             teacher=self.cfg.teacher,
             inputs=parse_inputs(self.cfg.teacher_inputs)[0],
             hidden=self.cfg.teacher_hidden_dim,
-            gather=gather_rows,
-            add_up=add_up,
+            workers=workers(),
             identify=identify,
             observe=observe,
+            half=half,
         )
 
     @property
@@ -272,7 +284,8 @@ class L2RWTranslationTask(TranslationTask):
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
         if self.meta is not None:
             if not self.meta.attached:
-                self.meta.attach(getattr(optimizer, "optimizer", optimizer))
+                masters = masters_of(optimizer, self.meta.parameters)
+                self.meta.attach(getattr(optimizer, "optimizer", optimizer), masters)
                 self._note_clipping(optimizer)
                 if update_num > 0 and not self._restored:
                     logger.warning("no teacher in the checkpoint of %d updates: the teacher begins anew", update_num)
@@ -284,7 +297,14 @@ class L2RWTranslationTask(TranslationTask):
                 sample = self._without_settled(sample)
             if self.cfg.influence_log is not None:
                 sample["raw_line"] = self._raw_lines(sample)  # a window may outlive the folder that an epoch reads
-        result = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+        try:
+            result = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+        except RuntimeError:
+            # out of memory: fairseq forgets the gradients so far, and one worker alone gives up the update, too
+            if self.meta is not None:
+                self.meta.drop_records()
+                self._accumulating = several_workers()
+            raise
         if self.meta is not None and ignore_grad:
             self.meta.ignore()
         return result
@@ -303,7 +323,8 @@ class L2RWTranslationTask(TranslationTask):
         """What the teacher said in this update, of all workers."""
         none = torch.zeros(0, device=self.meta.parameters[0].device)
         ids, weights = zip(*([(none.long(), none), *self._weighed]))
-        self.settled.note(gather_rows(torch.cat(ids)), gather_rows(torch.cat(weights).float()))
+        gather = workers().gather
+        self.settled.note(gather(torch.cat(ids)), gather(torch.cat(weights).float()))
         self._weighed = []
 
     def _note_clipping(self, optimizer) -> None:
@@ -320,11 +341,17 @@ class L2RWTranslationTask(TranslationTask):
     def optimizer_step(self, optimizer, model, update_num):
         if self.meta is None:
             return super().optimizer_step(optimizer, model, update_num)
+        if not math.isfinite(self._clipping[0]):  # --amp: its loss scaler is told, and makes no step
+            super().optimizer_step(optimizer, model, update_num)
+            self.meta.drop_records()
+            return
         self.meta.before_step(*self._clipping)
         super().optimizer_step(optimizer, model, update_num)
         if self.settled is not None:
             self._note_weights()
         report = self.meta.after_step(self._next_dev_batch)
+        if self.meta.started:
+            metrics.log_scalar("meta_skipped", self.meta.skipped, weight=0, priority=302, round=0)
         if report is not None:
             if report.meta_loss is not None:
                 metrics.log_scalar("meta_loss", report.meta_loss / math.log(2), priority=300, round=3)

@@ -21,6 +21,7 @@ from fairseq_l2rw.meta import (
     reweighters,
 )
 from fairseq_l2rw.meta.config import parse_contrast
+from fairseq_l2rw.meta.workers import workers as all_workers
 from fairseq_l2rw.vision import workers
 from fairseq_l2rw.vision.config import VisionConfig
 from fairseq_l2rw.vision.meta_weight_net import MetaWeightNet
@@ -122,8 +123,7 @@ class Core(Method):
             config.teacher,
             reweighters.parse_inputs(config.teacher_inputs),
             config.teacher_hidden_dim,
-            workers.gather,
-            workers.add_up,
+            all_workers(),
         )
         self.core.attach(optimizer)
 

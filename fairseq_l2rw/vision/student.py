@@ -64,10 +64,15 @@ class ImageStudent:
         n = len(batch.labels)
         return Batch(batch.images, batch.labels.roll(1 + seed % (n - 1))) if n > 1 else None
 
-    def share(self, batch: Batch, rank: int, count: int) -> tuple[Batch | None, float]:
-        """Every ``count``-th image from ``rank`` on, and its part of the batch."""
+    def share(self, batch: Batch, rank: int, count: int) -> tuple[Batch, float] | None:
+        """Every ``count``-th image from ``rank`` on, and its part of the batch.
+
+        None where not everyone would get one, or BatchNorm needs them all.
+        """
+        if len(batch.labels) < count or self.dev_batchnorm == "batch":
+            return None
         part = Batch(batch.images[rank::count], batch.labels[rank::count])
-        return (part, len(part.labels) / len(batch.labels)) if len(part.labels) else (None, 0.0)
+        return part, len(part.labels) / len(batch.labels)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ SMOOTHED = ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", 
 TEACHER = (
     "--teacher deep --teacher-replay 2 --teacher-hidden-dim 16 --meta-start 3 --meta-interval 1 --meta-max-tokens 400"
 ).split()
+TIMEOUT = 1200  # seconds; only a command that hangs takes so long
 UNCHECKED = ["--disable-validation", "--no-save"]  # of a run whose log alone matters
 
 
@@ -60,14 +62,60 @@ class Run:
 def run(*command: object, cwd: Path, status: int = 0, stdin: str = "", **environment: str) -> Run:
     """Runs a command of Python's (``-m MODULE ...``) and fails with its log if it does not end with `status`."""
     words = tuple(str(word) for word in command)
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, *words], cwd=cwd, input=stdin, capture_output=True, encoding="utf-8", timeout=1200,
-        env={**inherited, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONUTF8": "1", **environment},
+        [sys.executable, *words], cwd=cwd, input=stdin, capture_output=True, encoding="utf-8", timeout=TIMEOUT,
+        env=_environment(environment),
     )  # fmt: skip
     result = Run(words, done.returncode, done.stdout, done.stderr)
     assert result.status == status, result
     return result
+
+
+def _environment(more: dict) -> dict:
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {**inherited, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONUTF8": "1", **more}
+
+
+def train_with_workers(data: Path, save: Path, user_dir: Path, *options: object, count: int = 2, **environment) -> Run:
+    """``fairseq-train`` in several processes, one a worker, on the CPU; what the first one printed."""
+    cwd = save.parent / f"{save.name}.cwd"
+    cwd.mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [
+        "-m", "fairseq_cli.train", data, "--user-dir", user_dir, "--task", "l2rw_translation", "--save-dir", save, *TRAINING,
+        "--distributed-world-size", count, "--distributed-init-method", f"tcp://127.0.0.1:{port}", "--distributed-no-spawn",
+        "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp", *options,
+    ]  # fmt: skip
+    environment = _environment({"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", **environment})
+    commands = [tuple(str(word) for word in [*words, "--distributed-rank", rank]) for rank in range(count)]
+    logs = [open(cwd / f"{rank}.{name}", "w+", encoding="utf-8") for rank in range(count) for name in ("out", "err")]
+    processes = [
+        subprocess.Popen([sys.executable, *command], cwd=cwd, env=environment, stdout=out, stderr=err)
+        for command, out, err in zip(commands, logs[::2], logs[1::2])
+    ]
+    try:
+        for process in processes:
+            process.wait(timeout=TIMEOUT)
+    finally:
+        for process in processes:
+            process.kill()
+    texts = []
+    for log in logs:
+        log.seek(0)
+        texts.append(log.read())
+        log.close()
+    runs = [Run(c, p.returncode, out, err) for c, p, out, err in zip(commands, processes, texts[::2], texts[1::2])]
+    assert all(run.status == 0 for run in runs), "\n".join(map(str, runs))
+    return runs[0]
+
+
+def changed_package(folder: Path, code: str) -> Path:
+    """A user directory: our package with a change of its own, Python source that runs after it has been imported."""
+    folder.mkdir()
+    (folder / "__init__.py").write_text(f"import fairseq_l2rw.translation\n\n{code}\n", encoding="utf-8")
+    return folder
 
 
 def train(data: Path, save: Path, *options: object, task: str = "l2rw_translation", status: int = 0, **how) -> Run:

@@ -3,6 +3,7 @@
 import ast
 import shutil
 
+import pytest
 import torch
 
 from integration.commands import PACKAGE, TASK_STATE, checkpoint, differences, train, training_state
@@ -46,6 +47,38 @@ def test_a_resume_without_the_teacher_is_not_equal(data, runs, deep_options, hal
     changed = differences(training_state(last), training_state(save / "checkpoint_last.pt"))
     assert any(place.startswith("/model/") for place in changed)
     assert any(place.startswith(f"/{TASK_STATE}/meta/teacher/") for place in changed)
+    shutil.rmtree(save)
+
+
+# ---- within a window of two steps -------------------------------------------
+
+# teacher updates after updates 5, 7, ...: the checkpoint after 10 holds the first step of a window
+WINDOW = ["--meta-window", 2, "--meta-interval", 2, "--meta-start", 4, "--max-update", 13]
+
+
+@pytest.fixture(scope="module")
+def windowed(data, runs, deep_options):
+    """Save folder of a training at one go."""
+    train(data, runs / "windowed", *deep_options, *WINDOW)
+    return runs / "windowed"
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "forgotten"])
+def test_resumed_within_a_window(data, runs, deep_options, half_way, windowed, kept):
+    """Equal to the bit; and not where the window's first step is left out of the checkpoint (the negative control)."""
+    state = checkpoint(windowed / half_way.name)
+    window = state["extra_state"][TASK_STATE]["meta"]["window"]
+    assert len(window) == 1 and len(window[0]["records"]) == 1
+    if not kept:
+        window.clear()
+    save = runs / f"windowed-{kept}"
+    save.mkdir()
+    torch.save(state, save / "checkpoint_last.pt")
+    train(data, save, *deep_options, *WINDOW)
+    changed = differences(training_state(windowed / "checkpoint_last.pt"), training_state(save / "checkpoint_last.pt"))
+    assert (changed == []) == kept
+    if not kept:
+        assert any(place.startswith(f"/{TASK_STATE}/meta/teacher/") for place in changed)
     shutil.rmtree(save)
 
 

@@ -67,7 +67,7 @@ def run_update(trainer, batches, seed, max_norm, updates=0, lr_factor=1.0):
 
 def fresh(make, steps=3, dropout=0.3, student_class=ToyStudent):
     """A student and its optimizer after a few ordinary steps."""
-    student = student_class(dropout=dropout)
+    student = student_class(dropout=dropout, label_smoothing=0.1)
     optimizer = make(student.module.parameters())
     plain_steps(student, optimizer, steps)
     return student, optimizer

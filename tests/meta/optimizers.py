@@ -12,8 +12,6 @@ def fairseq_adam(parameters, **settings):
     return pytest.importorskip("fairseq.optim.adam").Adam(parameters, **settings)
 
 
-
-
 def fairseq_nag(parameters, lr, momentum, weight_decay=0.0):
     import fairseq_l2rw.translation.optim  # noqa: F401  (registers the rule)
 
@@ -34,10 +32,22 @@ TORCH = {
     "adamw": (ADAMW, dict(lr=0.05, eps=1e-3, weight_decay=0.1)),
     "adamw-betas": (ADAMW, dict(lr=0.05, eps=0.1, betas=(0.8, 0.9), weight_decay=0.0)),
 }
-ALL = {**TORCH, "fairseq-adam": (fairseq_adam, dict(lr=0.05, eps=1e-3, weight_decay=0.1))}
+FAIRSEQ_ADAM = {
+    "fairseq-adam": (fairseq_adam, dict(lr=0.05, eps=1e-3, weight_decay=0.1)),
+    "fairseq-adam-betas": (fairseq_adam, dict(lr=0.05, eps=1e-2, betas=(0.8, 0.98))),
+}
+#: needs `double_stays_double`
+ALL = {**TORCH, **FAIRSEQ_ADAM, "fairseq-nag": (fairseq_nag, dict(lr=0.1, momentum=0.9, weight_decay=0.1))}
 
 
 def maker(name):
     """``make(parameters, **more)``."""
-    cls, settings = {**ALL, "fairseq-nag": (fairseq_nag, dict(lr=0.1, momentum=0.9, weight_decay=0.1))}[name]
+    cls, settings = ALL[name]
     return lambda parameters, **more: cls(parameters, **settings, **more)
+
+
+@pytest.fixture
+def double_stays_double(monkeypatch):
+    """fairseq's NAG rounds gradients to single precision by ``float()``: here it leaves double precision alone."""
+    rounded = torch.Tensor.float
+    monkeypatch.setattr(torch.Tensor, "float", lambda t: t if t.dtype == torch.float64 else rounded(t))

@@ -7,8 +7,10 @@ import torch
 
 from fairseq_l2rw.meta import linearize
 from tests.meta.harness import fresh, make_trainer, run_update
-from tests.meta.optimizers import ALL, TORCH, maker
-from tests.oracles import brute_force, through_torch_steps, toy_batch
+from tests.meta.optimizers import ALL, FAIRSEQ_ADAM, TORCH, double_stays_double, maker  # noqa: F401
+from tests.oracles import brute_force, through_higher, through_torch_steps, toy_batch
+
+pytestmark = pytest.mark.usefixtures("double_stays_double")
 
 DEV = toy_batch(9, 7)
 LOSS = {None: 1.0}
@@ -38,7 +40,7 @@ def ours(name, window=1, steps=3, max_norm=0.0, **settings):
     return report.weight_gradient, before, taken, trainer
 
 
-@pytest.mark.parametrize("window", [1, 2, 4])
+@pytest.mark.parametrize("window", [1, 2, 3, 4])
 @pytest.mark.parametrize("normalization", ["tokens", "batch"])
 @pytest.mark.parametrize("max_norm", [0.0, 0.05, 50.0])
 @pytest.mark.parametrize("name", TORCH)
@@ -52,21 +54,25 @@ def test_equals_autograd_through_torchs_own_steps(name, max_norm, normalization,
     assert relative(got, want) < 1e-6
 
 
+@pytest.mark.parametrize("window", [1, 2, 3, 4])
+@pytest.mark.parametrize("max_norm", [0.0, 0.05])
+@pytest.mark.parametrize("name", [*TORCH, *FAIRSEQ_ADAM])
+def test_equals_higher(name, max_norm, window):
+    pytest.importorskip("higher", reason="the independent library of differentiable optimizers is not installed")
+    got, (student, optimizer), steps, _ = ours(name, window, max_norm=max_norm, normalization="batch")
+    want = through_higher(student, optimizer, steps, "batch", max_norm, DEV, LOSS)
+    assert want.abs().max() > 1e-5
+    assert relative(got, want) < 1e-6
+
+
 @pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("max_norm", [0.0, 0.05])
-@pytest.mark.parametrize("name", ["sgd-momentum-decay", "adam", "fairseq-adam"])
+@pytest.mark.parametrize("name", ["sgd-momentum-decay", "adam", "fairseq-adam", "fairseq-nag"])
 def test_equals_brute_force_through_the_real_steps(name, max_norm, window):
     got, (student, optimizer), steps, _ = ours(name, window, max_norm=max_norm, normalization="batch")
     want = brute_force(student, optimizer, steps, "batch", max_norm, DEV, LOSS)
     assert want.abs().max() > 1e-5
     assert relative(got, want) < 1e-6
-
-
-def test_fairseqs_nag_in_its_float32():
-    """fairseq's NAG rounds the gradient to float32, so brute force is good to about 1e-4 only."""
-    got, (student, optimizer), steps, _ = ours("fairseq-nag", 3)
-    want = brute_force(student, optimizer, steps, "tokens", 0.0, DEV, LOSS, delta=0.05)
-    assert relative(got, want) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["sgd", "sgd-dampening", "sgd-nesterov", "adamw"])
@@ -76,7 +82,7 @@ def test_first_step_of_all(name):
     assert relative(got, brute_force(student, optimizer, steps, "tokens", 0.0, DEV, LOSS, delta=5e-4)) < 1e-6
 
 
-@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("window", [1, 2, 3, 4])
 @pytest.mark.parametrize("max_norm", [0.0, 0.05])
 @pytest.mark.parametrize("name", ALL)
 def test_unrolled_and_forward_agree(name, max_norm, window):
@@ -133,11 +139,14 @@ class ForgetsTheBuffer(linearize.sgd.SGDRule):
         return adj_g, adj_theta, {}
 
 
+@pytest.mark.parametrize("oracle", [brute_force, through_higher])
 @pytest.mark.parametrize("wrong, window", [(WrongSign, 1), (ForgetsTheBuffer, 2)])
-def test_a_wrong_rule_is_noticed(wrong, window, monkeypatch):
+def test_a_wrong_rule_is_noticed(wrong, window, oracle, monkeypatch):
+    if oracle is through_higher:
+        pytest.importorskip("higher", reason="the independent library of differentiable optimizers is not installed")
     monkeypatch.setitem(linearize._RULES, torch.optim.SGD, wrong())
     got, (student, optimizer), steps, _ = ours("sgd-momentum", window)
-    assert relative(got, brute_force(student, optimizer, steps, "tokens", 0.0, DEV, LOSS)) > 0.05
+    assert relative(got, oracle(student, optimizer, steps, "tokens", 0.0, DEV, LOSS)) > 0.05
 
 
 def test_forgetting_the_curvature_is_noticed(monkeypatch):
@@ -211,6 +220,37 @@ def test_the_teachers_gradient_is_that_of_the_dev_loss(window):
             values.append(float((torch.cat(weights) * report.weight_gradient).sum()))
         want = (values[0] - values[1]) / 2e-5
         assert abs(float(gradient.view(-1)[index]) - want) <= 1e-5 * abs(want) + 1e-10, name
+
+
+@pytest.mark.parametrize("window", [1, 2, 4])
+@pytest.mark.parametrize("name", ["sgd-nesterov", "adamw", "fairseq-adam"])
+def test_the_teachers_gradient_through_higher(name, window):
+    """dJ / d omega by autograd through the teacher of each moment, the weights, and ``higher``'s steps."""
+    pytest.importorskip("higher", reason="the independent library of differentiable optimizers is not installed")
+    student, optimizer = fresh(maker(name))
+    before = copy.deepcopy((student, optimizer))
+    trainer = make_trainer(student, optimizer, window=window, interval=window, normalization="batch")
+    seen, moments = {}, []
+    trainer.teacher_optimizer.step = lambda: seen.update(
+        {n: p.grad.clone() for n, p in trainer.teacher.named_parameters()}
+    )
+    weigh = trainer.weigh
+
+    def noted(*args):
+        rows, weights = weigh(*args)
+        moments.append((copy.deepcopy(trainer.teacher), rows))
+        return rows, weights
+
+    trainer.weigh = noted
+    steps = [run_update(trainer, [toy_batch(3, k), toy_batch(4, 50 + k)], 11 + k, 0.05, k + 1)[1] for k in range(window)]
+    omega = {n: p.detach().clone().requires_grad_() for n, p in trainer.teacher.named_parameters()}
+    flat = [torch.func.functional_call(teacher, omega, (rows,)).prod(1) for teacher, rows in moments]
+    weights = [flat[2 * k : 2 * k + 2] for k in range(window)]
+    assert torch.allclose(weights[0][0], steps[0].weights[0])
+    want = through_higher(*before, steps, "batch", 0.05, DEV, LOSS, weights, list(omega.values()))
+    got = torch.cat([seen[n].flatten() for n in omega])
+    assert want.abs().max() > 1e-6
+    assert relative(got, want) < 1e-6
 
 
 def test_a_window_that_is_saved_and_read_goes_on_alike():

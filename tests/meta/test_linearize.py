@@ -9,7 +9,9 @@ from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import hypergradient
 from fairseq_l2rw.meta.linearize import rule_for
 from fairseq_l2rw.meta.window import Window
-from tests.meta.optimizers import ADAM, ADAMW, ALL, SGD, fairseq_adam
+from tests.meta.optimizers import ADAM, ADAMW, ALL, SGD, double_stays_double, fairseq_adam  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("double_stays_double")
 
 
 def random(shape, seed):

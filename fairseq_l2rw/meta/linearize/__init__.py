@@ -10,9 +10,14 @@ parameter theta and a dict of state tensors (momentum buffer, moments); ``g`` is
 ``adj_state`` maps a name of :attr:`STATE` to a tensor; a name that is missing is zero. Which of the two is used:
 ``reverse`` by the reverse sweep, ``step`` by ``--meta-gradient unrolled``, the slow oracle.
 
-To add an optimizer: write a class like the ones in ``sgd.py``, decorate it with ``@register(OptimizerClass)``, and add the
-optimizer to ``tests/meta/optimizers.py``; the suite compares ``step`` with the optimizer itself and ``reverse`` with autograd
-through torch's own step and with brute force, windows of 1 to 4 steps, clipping on and off.
+To add an optimizer (``tests/meta/test_recipe.py`` follows this, for RMSprop):
+
+1. Write down its step as equations: which tensors does it carry on (:attr:`StepRule.STATE`, the names in the optimizer's own
+   state), which numbers does it depend on (:meth:`StepRule.hyper`)?
+2. Write a class like the ones in ``sgd.py``: ``step`` from the equations, ``reverse`` by the chain rule, ``check`` for options
+   that it leaves out. Decorate it with ``@register(OptimizerClass)``; of that class alone, for a subclass may step otherwise.
+3. Add the optimizer to ``tests/meta/optimizers.py``: the suite compares ``step`` with the optimizer itself, ``reverse`` with
+   autograd through ``step``, and whole updates, windows of 1 to 4 steps, clipping on and off, with ``unrolled``.
 """
 
 from __future__ import annotations

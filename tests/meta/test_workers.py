@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from fairseq_l2rw.translation import workers
+from fairseq_l2rw.meta import workers
 
 #: (rows of worker 0, rows of worker 1) of each exchange; the last one has none at all
 COUNTS = [(3, 3), (2, 5), (0, 4), (4, 0), (1, 0), (0, 0)]
@@ -22,9 +22,9 @@ import torch.distributed as dist
 spec = importlib.util.spec_from_file_location("workers", {workers.__file__!r})
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-gather_rows = module.gather_rows
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+gather_rows = module.workers().gather
 out = []
 for counts in {COUNTS}:
     values = torch.arange(counts[rank]) + 100 * rank
@@ -35,8 +35,8 @@ dist.destroy_process_group()
 
 
 def test_alone():
-    rows = torch.ones(3, 2)
-    assert workers.gather_rows(rows) is rows
+    rows, alone = torch.ones(3, 2), workers.workers()
+    assert alone.gather(rows) is rows and (alone.rank, alone.count) == (0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def gathered(tmp_path_factory):
         for rank in range(2)
     ]  # fmt: skip
     try:
-        errors = [p.communicate(timeout=60)[1] for p in processes]
+        errors = [p.communicate(timeout=300)[1] for p in processes]
     finally:
         for p in processes:
             p.kill()

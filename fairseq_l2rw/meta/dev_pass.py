@@ -1,0 +1,134 @@
+"""Loss and gradient of one dev batch.
+
+Several workers share it out, each with its part r of the sentences, and sum up; so a dev batch costs each of them
+less, and all end with the same gradient to the bit, which keeps their teachers equal::
+
+    l = sum_i l_i / sum_i n_i = sum_r (n_r / n) l_r
+
+Where activations are in half precision small gradients would vanish: the loss is multiplied by a factor before the
+backward pass, and the gradient divided by it in single precision. A factor with which the gradient overflows is halved,
+and the pass repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairseq_l2rw.meta.functional import evaluating
+from fairseq_l2rw.meta.masters import at_least_single
+from fairseq_l2rw.meta.student import Examined, Student
+from fairseq_l2rw.meta.workers import Workers
+
+logger = logging.getLogger(__name__)
+
+#: passes without an overflow after which a factor that was halved is doubled again
+GROWTH_INTERVAL = 2000
+
+
+class DevPass:
+    """Computes dev gradients.
+
+    Args:
+        loss_scale: the factor to begin with; 1 where activations are in single precision.
+        workers: that share a batch out.
+
+    Attributes:
+        failure: why the last pass gave no gradient; empty if it did.
+    """
+
+    def __init__(self, loss_scale: float = 1.0, workers: Workers | None = None):
+        self.loss_scale = self.largest = loss_scale
+        self.workers = workers or Workers()
+        self.clean = 0
+        self.failure = ""
+
+    def __call__(
+        self, student: Student, parameters: list[nn.Parameter], batch: Any, examine: bool = False
+    ) -> tuple[float, list[Tensor] | None, Examined | None]:
+        """Loss, nats per token; gradient, detached, in single precision at least; what was seen (``examine``) of all examples.
+
+        The gradient is None where it is not finite or the batch did not fit into memory.
+        """
+        part, share = batch, 1.0
+        shared = student.share(batch, self.workers.rank, self.workers.count) if self.workers.count > 1 else None
+        if shared is not None:
+            part, share = shared
+        elif self.workers.count > 1:  # too few examples: everyone takes all of them
+            share = 1 / self.workers.count
+        self.failure = ""
+        while True:
+            state, gradients, examined = self._own(student, parameters, part, share, examine)
+            state, *gradients = self.workers.add_up([state, *gradients])
+            value, too_large = state.tolist()
+            if too_large:
+                self.failure = "a dev batch does not fit into memory: give a smaller --meta-max-tokens"
+                logger.warning("%s", self.failure)
+                return value, None, None
+            sound = math.isfinite(value)
+            if sound and all(torch.stack([torch.isfinite(g).all() for g in gradients])):
+                self._passed()
+                return value, gradients, self._of_all(examined) if examine and shared is not None else examined
+            if not sound or self.loss_scale <= 1:
+                self.failure = (
+                    "loss or gradient of a dev batch is not finite: the student may have diverged (lower --lr), or "
+                    "--meta-subset has pairs that no model can read"
+                )
+                return value, None, None
+            self.loss_scale, self.clean = self.loss_scale / 2, 0
+
+    def _passed(self):
+        self.clean += 1
+        if self.clean == GROWTH_INTERVAL:
+            self.loss_scale, self.clean = min(2 * self.loss_scale, self.largest), 0
+
+    def _own(self, student, parameters, batch, share, examine):
+        """``([share of the loss, 1 if out of memory], gradients, what was seen)`` of this worker's part."""
+        device = parameters[0].device
+        gradients, examined = [None] * len(parameters), None
+        try:
+            with torch.enable_grad(), evaluating(student.module):
+                if examine:
+                    examined = student.examine(batch)
+                    loss = examined.losses.sum() / examined.n_tokens.sum()
+                    examined = examined._replace(losses=examined.losses.detach())
+                else:
+                    loss = student.dev_loss(batch)
+                scaled = loss * self.loss_scale if self.loss_scale != 1 else loss
+                gradients = torch.autograd.grad(scaled, parameters, allow_unused=True)
+            state = torch.tensor([float(loss.detach()) * share, 0.0], dtype=torch.float64, device=device)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            state = torch.tensor([0.0, 1.0], dtype=torch.float64, device=device)
+        out = [at_least_single(torch.zeros_like(p) if g is None else g).detach() for p, g in zip(parameters, gradients)]
+        factor = share / self.loss_scale
+        return state, out if factor == 1 else list(torch._foreach_mul(out, factor)), examined
+
+    def _of_all(self, examined: Examined) -> Examined:
+        """What all workers saw, in the order of the whole batch."""
+
+        def whole(rows):
+            rows = self.workers.gather(rows)
+            order = torch.arange(len(rows), device=rows.device)
+            return rows[torch.cat([order[r :: self.workers.count] for r in range(self.workers.count)]).argsort()]
+
+        losses, n_tokens, source_lengths, internal = examined
+        return Examined(whole(losses), whole(n_tokens), whole(source_lengths), [whole(block) for block in internal])
+
+    def state_dict(self) -> dict:
+        return {"loss_scale": self.loss_scale, "clean": self.clean}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.loss_scale, self.clean = state["loss_scale"], state["clean"]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Of a GPU, or of the machine."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )

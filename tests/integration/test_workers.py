@@ -1,0 +1,134 @@
+"""Two data-parallel workers (gloo, CPU) are one worker with ``--update-freq 2``, in real ``fairseq-train`` processes."""
+
+import pytest
+import torch
+
+from integration.commands import (
+    TASK_STATE,
+    TEACHER,
+    TRANSFORMER,
+    changed_package,
+    checkpoint,
+    differences,
+    train,
+    train_with_workers,
+)  # fmt: skip
+
+UPDATES = 20
+# 599 pairs in 13 batches: an odd number, so that at the end of each epoch one of the two workers has a dummy batch
+OPTIONS = [
+    *TRANSFORMER, *TEACHER, "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", 0.1, "--dropout", 0,
+    "--batch-size", 48, "--max-tokens", 4000, "--max-update", UPDATES, "--adam-eps", 1e-4, "--disable-validation",
+]  # fmt: skip
+
+#: all of the teacher's state on every worker, beside the checkpoint, which one worker writes
+ALL_STATES = """
+import os
+import torch
+from fairseq import checkpoint_utils
+
+save_checkpoint = checkpoint_utils.save_checkpoint
+
+def save_all(cfg, trainer, *others):
+    torch.save(trainer.task.get_checkpoint_dict(), os.path.join(cfg.save_dir, f"worker{trainer.data_parallel_rank}.pt"))
+    return save_checkpoint(cfg, trainer, *others)
+
+checkpoint_utils.save_checkpoint = save_all
+"""
+#: negative control: each worker's teacher learns from its own rows alone
+NOT_SUMMED = """
+from fairseq_l2rw.meta.workers import DistributedWorkers, Workers
+
+DistributedWorkers.gather = Workers.gather
+"""
+#: torch's own data parallelism refuses device numbers for modules on the CPU; fairseq gives one always
+ON_THE_CPU = """
+from fairseq.models import distributed_fairseq_model
+from torch.nn.parallel import DistributedDataParallel
+
+def on_the_cpu(device_ids, output_device, **settings):
+    return DistributedDataParallel(**settings)
+
+distributed_fairseq_model.DistributedDataParallel = on_the_cpu
+import fairseq_l2rw.translation.task
+fairseq_l2rw.translation.task.check_way_of_training = lambda cfg: None
+"""
+
+
+@pytest.fixture(scope="module")
+def one_worker(data, tmp_path_factory):
+    save = tmp_path_factory.mktemp("one") / "save"
+    return train(data, save, *OPTIONS, "--update-freq", 2), save
+
+
+@pytest.fixture(scope="module")
+def two_workers(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    return train_with_workers(data, folder / "save", changed_package(folder / "noted", ALL_STATES), *OPTIONS), folder / "save"
+
+
+def distance(a, b) -> float:
+    """Largest relative distance of two states' tensors, each by its norm."""
+    if isinstance(a, torch.Tensor):
+        a, b = a.double(), b.double()
+        return float((a - b).norm() / b.norm().clamp(min=1e-6))
+    values = zip(a.values(), b.values()) if isinstance(a, dict) else zip(a, b)
+    return max((distance(x, y) for x, y in values if isinstance(x, (torch.Tensor, dict, list))), default=0.0)
+
+
+def learnt(save):
+    """``(student's parameters, teacher's state, dev gradients)``."""
+    state = checkpoint(save / "checkpoint_last.pt")
+    meta = state["extra_state"][TASK_STATE]["meta"]
+    assert state["optimizer_history"][-1]["num_updates"] == UPDATES
+    return state["model"], meta["teacher"], meta["objective"]["averages"], [r["targets"] for r in meta["replay"]]
+
+
+METRICS = ("loss", "nll_loss", "wpb", "bsz", "gnorm", "meta_loss", "w_mean", "w_std", "ess", "teacher_gnorm", "meta_skipped")
+
+
+def largest_metric_distance(a, b) -> float:
+    assert len(a) == len(b) > 0
+    worst = 0.0
+    for x, y in zip(a, b):
+        for name in METRICS:
+            assert (name in x) == (name in y), (name, x, y)
+            worst = max(worst, abs(x.get(name, 0) - y.get(name, 0)) / max(abs(y.get(name, 0)), 1.0))
+    return worst
+
+
+def test_two_workers_are_one_with_two_micro_batches(one_worker, two_workers):
+    for got, want in zip(learnt(two_workers[1]), learnt(one_worker[1])):
+        assert distance(got, want) < 2e-3
+    assert largest_metric_distance(two_workers[0].progress(), one_worker[0].progress()) < 2e-3
+
+
+def test_the_epochs_end_with_a_dummy_batch(one_worker):
+    """What the equality above covers: an odd number of batches, twice."""
+    sizes = [entry["bsz"] for entry in one_worker[0].progress()]
+    assert len(sizes) == UPDATES
+    assert [t for t, size in enumerate(sizes) if size <= 48] == [6, 13]
+
+
+def test_all_workers_have_the_same_state(two_workers):
+    """To the bit: it is one of them that saves for all."""
+    states = [torch.load(two_workers[1] / f"worker{rank}.pt", weights_only=True) for rank in range(2)]
+    assert differences(*states) == []
+    assert states[0][TASK_STATE]["meta"]["objective"]["averages"]
+
+
+def test_workers_whose_rows_are_not_gathered_differ(data, tmp_path, one_worker, two_workers):  # negative control
+    apart = changed_package(tmp_path / "apart", NOT_SUMMED)
+    run = train_with_workers(data, tmp_path / "save", apart, *OPTIONS)
+    got, want = learnt(tmp_path / "save")[1], learnt(one_worker[1])[1]
+    assert distance(got, want) > 10 * distance(learnt(two_workers[1])[1], want) and distance(got, want) > 1e-2
+    assert largest_metric_distance(run.progress(), one_worker[0].progress()) > 1e-2
+
+
+def test_torchs_own_data_parallelism(data, tmp_path, one_worker):
+    """``--ddp-backend c10d``; over gloo on the CPU, but for the device numbers that fairseq gives it."""
+    run = train_with_workers(
+        data, tmp_path / "save", changed_package(tmp_path / "on_cpu", ON_THE_CPU), *OPTIONS, "--ddp-backend", "c10d",
+        "--max-update", 8, "--no-save",
+    )  # fmt: skip
+    assert largest_metric_distance(run.progress(), one_worker[0].progress()[:8]) < 2e-3
