@@ -51,7 +51,7 @@ class DistributedWorkers(Workers):
         return torch.cat([r[: int(c)] for r, c in zip(everyone, counts)])
 
     def gather_list(self, items: list) -> list:
-        everyone = [None] * self.count
+        everyone: list = [None] * self.count
         dist.all_gather_object(everyone, items)
         return [item for own in everyone for item in own]
 
