@@ -10,6 +10,7 @@ import os
 
 import pytest
 import torch
+from fairseq.data import indexed_dataset
 
 from fairseq_l2rw.cli.main import main
 from fairseq_l2rw.corpus.prepare import FORMAT
@@ -42,13 +43,17 @@ def folder(tmp_path_factory):
     (folder / "cut.de.gz").write_bytes(whole[: len(whole) // 2])
     (folder / "nogzip.de.gz").write_text("not compressed\n")
     (folder / "a-file").write_text("")
-    (folder / "no-columns.tsv").write_text("a\tb\n0\tclean\n")
-    (folder / "bad-row.tsv").write_text("id\tkind\nfirst\tclean\n")
 
     (folder / "data" / "raw").mkdir(parents=True)  # as `prepare` leaves it, as far as these cases come
     for split in ("train", "test"):
         for lang in ("de", "en"):
             (folder / "data" / "raw" / f"{split}.{lang}").write_text("\n".join(SENTENCES) + "\n")
+    for lang in ("de", "en"):
+        prefix = str(folder / "data" / f"train.de-en.{lang}")
+        builder = indexed_dataset.make_builder(indexed_dataset.data_file_path(prefix), "mmap", vocab_size=300)
+        for _ in SENTENCES:
+            builder.add_item(torch.tensor([4, 2]))
+        builder.finalize(indexed_dataset.index_file_path(prefix))
     (folder / "data" / "prepare.json").write_text(json.dumps({"format": FORMAT, "settings": {"src": "de", "tgt": "en"}}))
     (folder / "damaged-data").mkdir()
     (folder / "damaged-data" / "prepare.json").write_text("{")
@@ -132,14 +137,12 @@ COMMANDS = [
     # weights
     (f"{WEIGHTS}nothing.pt", "--path models/nothing.pt: no such file; give a checkpoint"),
     (f"{WEIGHTS}plain.pt", "--path models/plain.pt: there is no teacher in it"),
+    (f"{WEIGHTS}plain.pt --gen-subset dev", "data: no binarised split 'dev'; give --gen-subset another"),
     (f"{WEIGHTS}evil.pt", "models/evil.pt: refused: it holds "),
     (f"{WEIGHTS}evil-inside.pt", "models/evil-inside.pt: refused: it holds "),
     (f"{WEIGHTS}evil-option.pt", "models/evil-option.pt: refused: its option encoder_layers is 'print()', which fairseq would run"),
     (f"{WEIGHTS}cut.pt", "models/cut.pt: cut short, or no checkpoint"),
     (f"{WEIGHTS}text.pt", "models/text.pt: cut short, or no checkpoint"),
-    (f"{WEIGHTS}plain.pt --labels nothing.tsv", "nothing.tsv"),
-    (f"{WEIGHTS}plain.pt --labels no-columns.tsv", "no-columns.tsv, line 1: no columns 'id' and 'kind'"),
-    (f"{WEIGHTS}plain.pt --labels bad-row.tsv", "bad-row.tsv, line 2: not 2 cells with a line number"),
     (f"{WEIGHTS}plain.pt --max-tokens 0", "--max-tokens: '0' is not"),
     # average
     ("average models/plain.pt", "arguments are required: --out"),
