@@ -49,7 +49,7 @@ def check_learns(run, save):
     assert max(entry["teacher_gnorm"] for entry in entries) > 0
     states = [checkpoint(save / name)["extra_state"][TASK_STATE]["meta"]["teacher"]
               for name in ("checkpoint_1_3.pt", "checkpoint_last.pt")]  # fmt: skip
-    assert {"/nets.0.bias", "/nets.0.g.0.weight"} <= set(differences(*states))
+    assert {"/nets.0.bias", "/nets.0.f.0.weight"} <= set(differences(*states))
 
 
 WAYS = {
