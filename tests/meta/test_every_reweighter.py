@@ -180,7 +180,9 @@ def losses_at(student, parameters, batch):
     """l_i and n_i at other parameters; torch's own functional_call, not the product's swap."""
     names = [n for n, _ in student.module.named_parameters()]
     logits = functional_call(student.module, dict(zip(names, parameters)), (batch[0],), tie_weights=True)
-    return torch.nn.functional.cross_entropy(logits, batch[1], reduction="none") * batch[2], batch[2]
+    smoothing = student.label_smoothing
+    losses = torch.nn.functional.cross_entropy(logits, batch[1], reduction="none", label_smoothing=smoothing)
+    return losses * batch[2], batch[2]
 
 
 def dev_loss_at(student, parameters):
