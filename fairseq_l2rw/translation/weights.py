@@ -52,7 +52,8 @@ class Weigher:
     """
 
     def __init__(self, data: str, path: str, device: str | None = None):
-        state = checkpoint_utils.load_checkpoint_to_cpu(path)
+        overrides = {"data": data}
+        state = checkpoint_utils.load_checkpoint_to_cpu(path, overrides)
         saved = state.get("extra_state", {}).get(L2RWTranslationTask.__name__)
         if saved is None:
             raise L2RWError(
@@ -60,7 +61,7 @@ class Weigher:
                 "that was not trained with --teacher uniform"
             )
         models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
-            [path], arg_overrides={"data": data}, state=state
+            [path], arg_overrides=overrides, state=state
         )
         self.task, self.model = task, models[0]
         self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

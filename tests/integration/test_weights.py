@@ -82,6 +82,12 @@ def test_weights_are_those_of_the_pair_alone(whole, data, last):
             assert weigher.weigh([line.tokens])[0].weight == pytest.approx(score.value, rel=1e-4)
 
 
+def test_the_data_folder_is_the_one_that_was_named(whole, data, last, tmp_path):
+    """Not the one that the checkpoint was trained on."""
+    shutil.copytree(data, tmp_path / "elsewhere")
+    assert Weigher(str(tmp_path / "elsewhere"), str(last), "cpu").task.cfg.data == str(tmp_path / "elsewhere")
+
+
 def raw_arguments(data, weigher, folder=None):
     folder = folder or data / "raw"
     return [str(folder / f"train.{lang}") for lang in ("de", "en")], (1, 2), [str(data / "spm.model")] * 2, weigher.dictionaries
