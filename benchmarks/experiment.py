@@ -68,14 +68,14 @@ class Size:
 SIZES = {
     # as scripts/multi30k_de_en.sh
     "multi30k": Size(6000, 800, 2500, 1000, 128, tuple(
-        "--lr 2e-3 --warmup-updates 300 --dropout 0.15 --max-tokens 3000 --meta-interval 2 --meta-max-tokens 1500".split()
+        "--lr 2e-3 --warmup-updates 300 --dropout 0.15 --max-tokens 3000".split()
     )),
     # as scripts/quickstart.sh
     "toy": Size(2000, 500, 1000, 400, 128, tuple(
         "--lr 2e-3 --warmup-updates 200 --dropout 0.1 --max-tokens 3000 --meta-interval 2 --meta-max-tokens 1000".split()
     )),
     "tatoeba": Size(8000, 0, 4000, 1500, 128, tuple(
-        "--lr 2e-3 --warmup-updates 300 --dropout 0.1 --max-tokens 4000 --meta-interval 2 --meta-max-tokens 1500".split()
+        "--lr 2e-3 --warmup-updates 300 --dropout 0.1 --max-tokens 4000".split()
     )),
     # to see that everything runs
     "tiny": Size(300, 30, 14, 6, 32, tuple(
