@@ -1,6 +1,7 @@
 """Influences of single pairs at a checkpoint, against one pair at a time; and the run as a whole."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -95,5 +96,6 @@ def test_bad_input(tmp_path, place):
 def test_a_benchmark_that_is_started_as_a_file_says_how(tmp_path):
     """Its folder would be first on the path, and ``import signal`` would find ours."""
     script = Path(signal.__file__).with_name("noisy_bitext.py")
-    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, cwd=tmp_path)
+    found = {**os.environ, "PYTHONPATH": str(script.parent.parent)}  # else Python says that there is no module benchmarks
+    done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, cwd=tmp_path, env=found)
     assert done.returncode != 0 and "run them from the repository root, as python -m benchmarks.NAME" in done.stderr
