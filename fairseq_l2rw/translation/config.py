@@ -181,8 +181,12 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
     )
 
 
-def check_way_of_training(cfg: L2RWTranslationConfig) -> None:
+def check_way_of_training(cfg: L2RWTranslationConfig, begun: bool = True) -> None:
     """Refuses what a teacher that learns cannot train with.
+
+    Args:
+        begun: a training begins; else the task is set up, for whatever command, and an option that only fairseq-train has
+            means nothing yet.
 
     Raises:
         L2RWError: names the option and the remedy.
@@ -195,7 +199,7 @@ def check_way_of_training(cfg: L2RWTranslationConfig) -> None:
     refused = {
         "--ddp-backend": (cfg.ddp_backend, ("fully_sharded", "slowmo"), "give c10d or legacy_ddp"),
         "--zero-sharding": (cfg.zero_sharding, ("os",), "leave it out"),
-        "--use-bmuf": (cfg.use_bmuf, (True,), "leave it out"),
+        "--use-bmuf": (begun and cfg.use_bmuf, (True,), "leave it out"),
         "--pipeline-model-parallel": (cfg.pipeline_model_parallel, (True,), "leave it out"),
         "--model-parallel-size": (cfg.model_parallel_size > 1, (True,), "give 1"),
     }

@@ -83,7 +83,7 @@ class L2RWTranslationTask(TranslationTask):
         """As ``translation``; options are checked here, before anything is read or written."""
         meta_config(cfg)
         if cfg.teacher != "uniform":
-            check_way_of_training(cfg)
+            check_way_of_training(cfg, begun=False)
         return super().setup_task(cfg, **kwargs)
 
     @property
@@ -123,6 +123,7 @@ class L2RWTranslationTask(TranslationTask):
             self._build_meta(model)
 
     def _build_meta(self, model) -> None:
+        check_way_of_training(self.cfg)
         if self.cfg.meta_gradient == "unrolled" and several_workers():
             raise L2RWError("--meta-gradient unrolled works with one worker only; give forward, or train with one")
         capture = Capture.of(model, self.cfg, self.tgt_dict.pad())

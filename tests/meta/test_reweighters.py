@@ -11,7 +11,7 @@ LAYOUT = FeatureLayout((4, 4))
 
 
 def test_names():
-    assert {"uniform", "loss", "surface", "deep", "l2r", "self_paced"} == set(reweighters.names())
+    assert {"uniform", "loss", "surface", "deep", "l2r", "self_paced"} <= set(reweighters.names())
     assert reweighters.names() == sorted(reweighters.names())
 
 
