@@ -56,7 +56,8 @@ def test_equals_autograd_through_torchs_own_steps(name, max_norm, normalization,
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
 @pytest.mark.parametrize("max_norm", [0.0, 0.05])
-@pytest.mark.parametrize("name", [*TORCH, *FAIRSEQ_ADAM])
+# the families that the oracle knows with this library
+@pytest.mark.parametrize("name", [*(name for name in TORCH if name.startswith(("sgd", "adam"))), *FAIRSEQ_ADAM])
 def test_equals_higher(name, max_norm, window):
     pytest.importorskip("higher", reason="the independent library of differentiable optimizers is not installed")
     got, (student, optimizer), steps, _ = ours(name, window, max_norm=max_norm, normalization="batch")
