@@ -1,11 +1,12 @@
 """Kills trainings at random moments and compares what comes out with a training that was left alone, to the bit.
 
-    python -m benchmarks.kill_resume                    # K = 1 and 2, twenty kills each: an hour or two on two cores
+    python -m benchmarks.kill_resume                    # twenty kills in each of four settings: an hour of one core
     python -m benchmarks.kill_resume --runs 3 --settings window-1
 
 A run: a real ``fairseq-train`` with the deep teacher (toy corpus, ``--update-freq 2``, a save every 20 updates) is started and gets
-SIGKILL at a random moment: every fourth run during a save, the others at any time after the start of training (before the first save
-the training begins anew; that counts as well). Then the same command is given again and trains to the end. Its last checkpoint must equal
+SIGKILL at a random moment: every fourth run during a save (stopped as soon as a file of a save is seen half-written, and killed only if
+it still is; by turns the file that fairseq writes first, and the copy of it to ``checkpoint_last.pt``), the others at any time after the
+start of training (before the first save the training begins anew; that counts as well). Then the same command is given again and trains to the end. Its last checkpoint must equal
 that of the uninterrupted training in everything that decides how training goes on: parameters, optimizer, learning rate schedule,
 position in the data, teacher, and the rest of ``extra_state``. Left out are the meters (they hold seconds), and the history of earlier
 starts.
@@ -58,6 +59,11 @@ SETTINGS = {
 }
 VISION = "vision"
 DURING_A_SAVE = 4  # every so many-th kill
+#: names of files of a save while they are being written, the kills by turns: fairseq's first file, its copy; the vision trainer's only one
+PARTS = {
+    VISION: [r"checkpoint_last\.pt\.part\d+$"],
+    "": [r"checkpoint_\d+_\d+\.pt\.tmp$", r"checkpoint_last\.pt\.tmp$"],
+}
 
 
 class Training:
@@ -100,24 +106,24 @@ class Training:
             if process.wait():
                 sys.exit(f"{self.folder}: exit status {process.returncode}\n{self.tail()}")
 
-    def interrupt(self, kind: signal.Signals, moment: float, during_a_save: bool, total: int) -> tuple[str, int]:
+    def interrupt(self, kind: signal.Signals, moment: float, part: str | None, total: int) -> tuple[str, int]:
         """Starts, and sends `kind` to one worker.
 
         Args:
             kind: the signal.
             moment: a number from 0 to 1: how far into the training.
-            during_a_save: wait from there on until a file of a save is being written.
+            part: pattern of a file's name: wait from there on until such a file is being written.
             total: lines of progress that a whole training writes.
 
         Returns:
             When that was, and the exit status.
         """
         processes = self.start()
-        victim = processes[-1] if len(processes) > 1 and not during_a_save else processes[0]
+        victim = processes[0] if part else processes[-1]  # the first worker is the one that saves
         self._wait(processes, lambda: self.progress() >= int(moment * total))
-        if during_a_save:
-            self._wait(processes, self.is_saving)
-        at = f"{self.progress()} of {total}" + (", in a save" if self.is_saving() else "")
+        if part:
+            self._wait(processes, lambda: self._stopped_while_saving(victim, part))
+        at = f"{self.progress()} of {total}" + "".join(f", writing {name}" for name in self.unfinished()[:1])
         victim.send_signal(kind)
         status = victim.wait()
         for other in processes:
@@ -126,13 +132,27 @@ class Training:
                 other.wait()
         return at, status
 
+    def _stopped_while_saving(self, victim: subprocess.Popen, part: str) -> bool:
+        """Stops a process that is writing such a file; lets it go on if the file was whole before it stood still."""
+        if not self.unfinished(part):
+            return False
+        victim.send_signal(signal.SIGSTOP)
+        _, status = os.waitpid(victim.pid, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            victim.returncode = os.waitstatus_to_exitcode(status)  # it had ended
+            return False
+        if self.unfinished(part):
+            return True
+        victim.send_signal(signal.SIGCONT)
+        return False
+
     def _wait(self, processes, reached) -> None:
         while not reached() and all(process.poll() is None for process in processes):
             time.sleep(0.001)
 
-    def is_saving(self) -> bool:
-        """Is a file of a checkpoint being written?"""
-        return self.save.exists() and any(re.search(r"\.(tmp$|part)", path.name) for path in self.save.rglob("*"))
+    def unfinished(self, part: str = r"\.(tmp|part\d+)$") -> list[str]:
+        """Names of the files of a checkpoint that are being written."""
+        return sorted(name for name in os.listdir(self.save) if re.search(part, name)) if self.save.exists() else []
 
     def progress(self) -> int:
         """Lines of progress in the log: updates; epochs in the vision trainer."""
@@ -191,13 +211,19 @@ def run(setting: str, folder: Path, data: Path, count: int, random_state: random
     kinds = [signal.SIGKILL] * count + ([signal.SIGTERM, signal.SIGUSR1] if setting == "window-1" else [])
     for number, kind in enumerate(kinds):
         training = Training(setting, folder / f"{kind.name}-{number}", data)
-        during_a_save = number % DURING_A_SAVE == DURING_A_SAVE - 1 and kind is signal.SIGKILL
-        moment = random_state.random() * (0.6 if during_a_save else 1.0)  # there has to be a save after it
-        at, status = training.interrupt(kind, moment, during_a_save, total)
+        parts = PARTS.get(setting, PARTS[""])
+        turn, rest = divmod(number, DURING_A_SAVE)
+        part = parts[turn % len(parts)] if rest == DURING_A_SAVE - 1 and kind is signal.SIGKILL else None
+        moment = random_state.random() * (0.6 if part else 1.0)  # there has to be a save after it
+        at, status = training.interrupt(kind, moment, part, total)
         while status == 0:  # it had ended before the signal came: once more, earlier
             shutil.rmtree(training.folder)
+            if part and moment < 0.01:
+                sys.exit(f"{setting}: no save was caught that writes a file {part}")
             training, moment = Training(setting, training.folder, data), moment * 0.8
-            at, status = training.interrupt(kind, moment, during_a_save, total)
+            at, status = training.interrupt(kind, moment, part, total)
+        if status != -kind:
+            sys.exit(f"{training.folder}: exit status {status}, not that of {kind.name}\n{training.tail()}")
         training.finish()
         rows.append(_row(setting, kind.name, at, status, training, expected))
         print(table(rows[-1:]), file=sys.stderr, flush=True)
@@ -213,7 +239,7 @@ def _row(setting, what, at, status, training, expected) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20, help="kills in each setting (default: %(default)s)")
-    parser.add_argument("--settings", default="window-1,window-2,workers", help=f"of {', '.join(SETTINGS)} (default: %(default)s)")
+    parser.add_argument("--settings", default="window-1,window-2,workers,vision", help=f"of {', '.join(SETTINGS)} (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the random moments (default: %(default)s)")
     parser.add_argument("--out", default="kill_resume.json", help="JSON file (default: %(default)s)")
     args = parser.parse_args()
