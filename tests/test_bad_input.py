@@ -7,6 +7,7 @@ import argparse
 import gzip
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -43,6 +44,7 @@ def folder(tmp_path_factory):
     (folder / "cut.de.gz").write_bytes(whole[: len(whole) // 2])
     (folder / "nogzip.de.gz").write_text("not compressed\n")
     (folder / "a-file").write_text("")
+    (folder / "scores").write_text("0.5\n" * len(SENTENCES))
 
     (folder / "data" / "raw").mkdir(parents=True)  # as `prepare` leaves it, as far as these cases come
     for split in ("train", "test"):
@@ -71,12 +73,17 @@ def folder(tmp_path_factory):
     whole = (models / "plain.pt").read_bytes()
     (models / "cut.pt").write_bytes(whole[: len(whole) // 2])
     (models / "text.pt").write_text("no checkpoint")
+    for name, source in (("evil-run", "evil.pt"), ("cut-run", "cut.pt")):
+        (folder / name).mkdir()
+        shutil.copy(models / source, folder / name / "checkpoint_last.pt")
     return folder
 
 
 CORRUPT = "corrupt --src train.de --tgt train.en --out-src out.de --out-tgt out.en --labels out.tsv --noise misaligned:0.2"
 PREPARE = "prepare --src de --tgt en --train train --valid valid --test test --out out"
 WEIGHTS = "weights data --cpu --out out.tsv --path models/"
+FILTER = "filter --weights scores --input train.de train.en --out out.de out.en --keep 0.5"
+VISION = "vision --data digits --cpu --schedule 1"
 EVALUATE = "evaluate data --cpu --path models/plain.pt"
 
 #: a command line (of two values of one option the last one counts) and what its line must say
@@ -152,6 +159,37 @@ COMMANDS = [
     ("average models/plain.pt models/evil.pt --out out.pt", "models/evil.pt: refused: it holds "),
     ("average models/evil-option.pt --out out.pt", "models/evil-option.pt: refused: its option encoder_layers"),
     ("average models/cut.pt --out out.pt", "models/cut.pt: cut short, or no checkpoint"),
+    # filter
+    ("filter --weights scores", "arguments are required: --input"),
+    (f"{FILTER} --weights nothing", "nothing: cannot be read (No such file or directory); check"),
+    (f"{FILTER} --weights short.de", "short.de, line 1: no column weight or gain"),
+    (f"{FILTER} --input short.de short.en", "short.de has 3 lines, short.en has 2"),
+    (f"{FILTER} --input train.de", "--out: 2 files for the 1 of --input"),
+    (f"{FILTER} --input train.de train.de train.de", "--input: give one TSV file"),
+    (f"{FILTER} --input short.de short.de", "scores has the numbers of 40 lines, and short.de has 3"),
+    (f"{FILTER} --keep 70", "--keep 70: a part of the corpus, from 0 to 1"),
+    (f"{FILTER} --tokens 5", "--tokens: not allowed with argument --keep"),
+    (f"{FILTER} --column loss", "--column loss: scores has no header"),
+    (f"{FILTER} --labels short.de", "short.de"),
+    (f"{FILTER} --out train.de out.en", "--out train.de: a file that is read"),
+    (f"{FILTER} --out a-file/out.de out.en", "a-file: a file, where a folder is wanted; move it away"),
+    # vision
+    ("vision --data mnist", "--data: invalid choice: 'mnist'"),
+    (f"{VISION} --noise uniform:2", "--noise uniform:2: "),
+    (f"{VISION} --noise gibberish:0.4", "--noise gibberish:0.4: "),
+    (f"{VISION} --schedule soon", "--schedule soon: "),
+    (f"{VISION} --teacher dep", "--teacher"),
+    (f"{VISION} --batch-size 0", "--batch-size 0: "),
+    (f"{VISION} --batch-size 100000", "--batch-size 100000"),
+    (f"{VISION} --meta-size 0", "--meta-size"),
+    (f"{VISION} --lr x", "--lr: invalid float value: 'x'"),
+    (f"{VISION} --save-dir a-file", "a-file: a file, where a folder is wanted"),
+    (f"{VISION} --save-dir evil-run", "evil-run/checkpoint_last.pt: no checkpoint of this command, or damaged ("),
+    (f"{VISION} --save-dir cut-run", "cut-run/checkpoint_last.pt: no checkpoint of this command, or damaged ("),
+    ("vision --data cifar10 --root nothing --cpu", "nothing"),
+    ("vision --data folder --root nothing --cpu", "nothing"),
+    # completion
+    ("completion fish", "invalid choice: 'fish'"),
     # report
     ("report", "arguments are required: RUN_DIR"),
     ("report nothing", "nothing"),
@@ -191,6 +229,7 @@ def test_the_control_is_not_refused(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     out = ["--out-src", str(tmp_path / "a"), "--out-tgt", str(tmp_path / "b"), "--labels", str(tmp_path / "c")]
     assert main([*CORRUPT.split(), *out]) == 0
+    assert main([*FILTER.split(), "--out", str(tmp_path / "d"), str(tmp_path / "e")]) == 0
     assert main(["toy", str(tmp_path / "toy"), *"--size 10 --valid-size 2 --test-size 2".split()]) == 0
 
 

@@ -92,6 +92,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         # buffer goes nowhere, or the interpreter would complain about it at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except FileExistsError as error:
+        if error.filename is None:
+            raise
+        print_error(f"{os.fsdecode(error.filename)}: a file, where a folder is wanted; move it away, or give another name")
+        return EXIT_STATUS
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         if error.filename is None:
             raise

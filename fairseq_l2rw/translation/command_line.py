@@ -2,15 +2,19 @@
 
 fairseq imports the user dir before it makes its parser, and finds ``--user-dir`` by a small parse of its own beforehand.
 This module does the same for the names that are looked up in a registry: under ``--task l2rw_translation`` a name that
-nobody has registered is told in one line.
+nobody has registered is told in one line. What else the parser refuses (a value that is no number, an option that there is not) it tells
+in one line as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
-from typing import Callable, NoReturn, Sequence
+import functools
+import sys
+from typing import Any, Callable, NoReturn, Sequence
 
+from fairseq import options
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
 from fairseq.registry import REGISTRIES
 
@@ -48,6 +52,32 @@ def check_command_line(words: Sequence[str], check_criterion: Callable[[str], No
         if value is not None and value not in known:
             few = difflib.get_close_matches(value, known, n=5, cutoff=0.3) if len(known) > 20 else sorted(known)
             raise L2RWError(f"--{name.replace('_', '-')} {value}: unknown; choose one of {', '.join(few) or 'those in --help'}")
+
+
+def guard_parsing() -> None:
+    """Makes fairseq's parser brief under ``--task l2rw_translation``; calling it again changes nothing."""
+    parse = options.parse_args_and_arch
+    if getattr(parse, "_is_brief", False):
+        return
+
+    @functools.wraps(parse)
+    def brief(parser: argparse.ArgumentParser, input_args: Sequence[str] | None = None, *args: Any, **kwargs: Any):
+        if _task(sys.argv[1:] if input_args is None else input_args) == TASK:
+            tell_errors_in_one_line(parser)
+        return parse(parser, input_args, *args, **kwargs)
+
+    brief._is_brief = True  # type: ignore[attr-defined]
+    options.parse_args_and_arch = brief
+
+
+def _task(words: Sequence[str]) -> str | None:
+    """What a command line gives with ``--task``."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--task")
+    try:
+        return parser.parse_known_args([str(word) for word in words])[0].task
+    except argparse.ArgumentError:
+        return None  # without its value
 
 
 def tell_errors_in_one_line(parser: argparse.ArgumentParser) -> None:

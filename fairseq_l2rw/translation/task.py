@@ -32,7 +32,7 @@ from fairseq_l2rw.meta import FeatureLayout, MetaTrainer, RuleTrainer
 from fairseq_l2rw.meta.reweighters import rule_class
 from fairseq_l2rw.meta.workers import several_workers, workers
 from fairseq_l2rw.translation.capture import Capture, parse_inputs
-from fairseq_l2rw.translation.command_line import TASK, tell_errors_in_one_line
+from fairseq_l2rw.translation.command_line import TASK
 from fairseq_l2rw.translation.config import L2RWTranslationConfig, check_way_of_training, meta_config
 from fairseq_l2rw.translation.corruptions import Vocabulary
 from fairseq_l2rw.translation.criterion import NAME as CRITERION
@@ -71,12 +71,6 @@ class L2RWTranslationTask(TranslationTask):
         self._restored = self._was_started = False
         self._accumulating = False
         self._clipping = (None, 0.0)
-
-    @classmethod
-    def add_args(cls, parser):
-        """As ``translation``; from here on fairseq's parser tells a bad option in one line, without its usage."""
-        super().add_args(parser)
-        tell_errors_in_one_line(parser)
 
     @classmethod
     def setup_task(cls, cfg, **kwargs):

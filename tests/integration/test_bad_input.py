@@ -64,9 +64,10 @@ def test_wrong_option(data, tmp_path, name):
     [
         (["--criterion", "l2rw"], "--criterion l2rw: l2rw_translation weights the loss of l2rw_cross_entropy; leave"),
         (["--meta-interval", "often"], "argument --meta-interval: invalid int value: 'often' (see "),
+        (["--max-update", "x"], "argument --max-update: invalid int value: 'x' (see "),
         (["--teachr", "deep"], "unrecognized arguments: --teachr deep (see "),
     ],
-    ids=["criterion", "value", "option"],
+    ids=["criterion", "value", "value-of-fairseq", "option"],
 )
 def test_what_a_parser_refuses(data, tmp_path, options, message):
     """One line, without the usage of 600 lines that fairseq's parser prints above its own."""
@@ -147,11 +148,11 @@ def test_checkpoint_of_another_teacher(data, deep_options, half_way, tmp_path, o
 
 
 @pytest.mark.parametrize("damage", ["evil", "cut"])
-def test_resume_from_a_bad_checkpoint(data, deep_options, half_way, tmp_path, damage):
+def test_resume_from_a_bad_checkpoint(data, deep_options, half_way, last, tmp_path, damage):
     """Refused in one line; the checkpoint before it lies there as it was, and the line names it."""
     save = tmp_path / "save"
     save.mkdir()
-    earlier, last = save / "checkpoint_1_10.pt", save / "checkpoint_last.pt"
+    whole, earlier, last = last, save / "checkpoint_1_10.pt", save / "checkpoint_last.pt"
     shutil.copy(half_way, earlier)
     spoil(half_way, last, damage)
     message = {
@@ -163,6 +164,9 @@ def test_resume_from_a_bad_checkpoint(data, deep_options, half_way, tmp_path, da
     assert damage == "evil" or f"give an earlier one: {earlier} lies beside it" in run.stderr
     assert sorted(path.name for path in save.iterdir()) == ["checkpoint_1_10.pt", "checkpoint_last.pt"]
     assert earlier.read_bytes() == half_way.read_bytes() and list((tmp_path / "save.cwd").iterdir()) == []
+    if damage == "cut":  # the remedy, word for word
+        train(data, save, *deep_options, "--restore-file", earlier)
+        assert differences(training_state(last), training_state(whole)) == []
 
 
 def test_generate_from_a_bad_checkpoint(data, half_way, tmp_path):

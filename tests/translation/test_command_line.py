@@ -3,9 +3,10 @@
 import argparse
 
 import pytest
+from fairseq import options
 
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.translation.command_line import check_command_line, tell_errors_in_one_line
+from fairseq_l2rw.translation.command_line import check_command_line, guard_parsing, tell_errors_in_one_line
 from fairseq_l2rw.translation.criterion import check_name
 
 OURS = ["data", "--task", "l2rw_translation"]
@@ -59,3 +60,19 @@ def test_a_parser_that_tells_errors_in_one_line(capsys):
     assert capsys.readouterr().err == (
         "fairseq-l2rw: error: argument --meta-interval: invalid int value: 'x' (see fairseq-train --help)\n"
     )
+
+
+@pytest.mark.parametrize("task, lines", [("l2rw_translation", 1), ("translation", 100)])
+def test_a_value_that_fairseqs_parser_refuses(capsys, task, lines):
+    """In one line under our task; under fairseq's own with its usage, as ever (negative control)."""
+    with pytest.raises(SystemExit) as left:
+        options.parse_args_and_arch(options.get_training_parser(), ["data", "--task", task, "--max-update", "x"])
+    errors = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and "argument --max-update: invalid int value: 'x'" in errors[-1]
+    assert len(errors) == 1 if lines == 1 else len(errors) > lines
+
+
+def test_guarding_twice_changes_nothing():
+    parse = options.parse_args_and_arch
+    guard_parsing()
+    assert options.parse_args_and_arch is parse
