@@ -194,6 +194,7 @@ COMMANDS = [
     ("report", "arguments are required: RUN_DIR"),
     ("report nothing", "nothing"),
     ("report no-run", "no-run"),
+    ("report evil-run", "evil-run"),  # it reads no checkpoint
     ("report no-run --pairs 0", "--pairs: '0' is not"),
 ]
 

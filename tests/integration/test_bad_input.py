@@ -1,5 +1,6 @@
 """Bad input: one line that names the option or the file and the remedy, exit status 2, nothing left behind."""
 
+import os
 import shutil
 
 import pytest
@@ -147,7 +148,7 @@ def test_checkpoint_of_another_teacher(data, deep_options, half_way, tmp_path, o
     assert [path.name for path in save.iterdir()] == ["checkpoint_last.pt"]
 
 
-@pytest.mark.parametrize("damage", ["evil", "cut"])
+@pytest.mark.parametrize("damage", ["evil", "pickle", "cut"])
 def test_resume_from_a_bad_checkpoint(data, deep_options, half_way, last, tmp_path, damage):
     """Refused in one line; the checkpoint before it lies there as it was, and the line names it."""
     save = tmp_path / "save"
@@ -157,11 +158,12 @@ def test_resume_from_a_bad_checkpoint(data, deep_options, half_way, last, tmp_pa
     spoil(half_way, last, damage)
     message = {
         "evil": f"{last}: refused: its option encoder_layers is \"open('trace', 'w')\", which fairseq would run",
+        "pickle": f"{last}: refused: it holds posix.system, which is no part of a checkpoint",
         "cut": f"{last}: cut short, or no checkpoint of fairseq-train (",
     }[damage]
     run = train(data, save, *deep_options, status=2)
     check_error(run, message)
-    assert damage == "evil" or f"give an earlier one: {earlier} lies beside it" in run.stderr
+    assert damage != "cut" or f"give an earlier one: {earlier} lies beside it" in run.stderr
     assert sorted(path.name for path in save.iterdir()) == ["checkpoint_1_10.pt", "checkpoint_last.pt"]
     assert earlier.read_bytes() == half_way.read_bytes() and list((tmp_path / "save.cwd").iterdir()) == []
     if damage == "cut":  # the remedy, word for word
@@ -169,20 +171,31 @@ def test_resume_from_a_bad_checkpoint(data, deep_options, half_way, last, tmp_pa
         assert differences(training_state(last), training_state(whole)) == []
 
 
-def test_generate_from_a_bad_checkpoint(data, half_way, tmp_path):
+@pytest.mark.parametrize("damage", ["evil", "pickle"])
+def test_generate_from_a_bad_checkpoint(data, half_way, tmp_path, damage):
     path = tmp_path / "checkpoint.pt"
-    spoil(half_way, path, "evil")
+    spoil(half_way, path, damage)
     options = ["--user-dir", PACKAGE, "--task", "translation", "--path", path, "--gen-subset", "test", "--cpu"]
-    check_error(run("-m", "fairseq_cli.generate", data, *options, cwd=tmp_path, status=2), f"{path}: refused: its option ")
+    check_error(run("-m", "fairseq_cli.generate", data, *options, cwd=tmp_path, status=2), f"{path}: refused: it")
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
+class Calls:
+    """Unpickling it runs a command."""
+
+    def __reduce__(self):
+        return os.system, ("touch trace",)
+
+
 def spoil(good, path, damage):
-    """Writes a copy of a checkpoint that is cut short, or with an option of its model that fairseq evaluates as Python."""
+    """Writes a copy of a checkpoint that is cut short, with a call in it, or an option of its model that fairseq evaluates as Python."""
     if damage == "cut":
         path.write_bytes(good.read_bytes()[:-1000])
         return
     state = checkpoint(good)
+    if damage == "pickle":
+        torch.save({**state, "extra_state": Calls()}, path)
+        return
     model = {**(vars(state["cfg"]["model"]) if hasattr(state["cfg"]["model"], "__dict__") else state["cfg"]["model"])}
     state["cfg"]["model"] = {**model, "_name": "fconv", "encoder_layers": "open('trace', 'w')"}
     torch.save(state, path)
