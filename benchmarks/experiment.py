@@ -7,11 +7,12 @@ All run the real commands. Folders, under the queue's::
     runs/CORPUS/CONDITION-sSEED    checkpoint_last.pt, train.log, influence.tsv.gz, weights.tsv.gz, eval/SPLIT.json
 
 A condition starts from the base as a resumed training does, which is the same to the bit as training it from the beginning
-(``tests/benchmarks/test_experiment.py``).
+(``tests/benchmarks/test_noisy_bitext.py``).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -326,13 +327,13 @@ _SEEN: dict[tuple, int | None] = {}
 def _updates(path: Path) -> int | None:
     import torch
 
-    import fairseq_l2rw  # noqa: F401  (the safe loader's allow-list)
-
     stat = path.stat()
     key = (path, stat.st_mtime_ns, stat.st_size)
     if key not in _SEEN:
         try:
-            _SEEN[key] = torch.load(path, map_location="cpu", weights_only=True)["optimizer_history"][-1]["num_updates"]
+            with torch.serialization.safe_globals([argparse.Namespace]):  # it holds the options
+                state = torch.load(path, map_location="cpu", weights_only=True)
+            _SEEN[key] = state["optimizer_history"][-1]["num_updates"]
         except (RuntimeError, EOFError, OSError):  # not whole yet
             return None
     return _SEEN[key]

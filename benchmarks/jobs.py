@@ -85,7 +85,10 @@ class Workshop:
             with subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, pass_fds=[self._lock]
             ) as process:
-                status = self._wait(process, until)
+                try:
+                    status = self._wait(process, until)
+                finally:  # where `until` fails, nobody else would end it
+                    process.terminate()
         if status != 0:
             raise JobFailed(f"{' '.join(words[1:4])} ... ended with status {status}; see {log} and {name}.out beside it")
         with open(self.folder / "times.tsv", "a", encoding="utf-8") as times:

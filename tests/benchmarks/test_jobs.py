@@ -75,3 +75,13 @@ def test_two_queues_in_one_folder(tmp_path):
             run_queue([job("inner")], tmp_path)
 
     assert run_queue([Job("outer", {}, work)], tmp_path) == []
+
+
+def test_a_command_is_ended_where_nobody_can_say_whether_it_has_done_enough(tmp_path):
+    def fail():
+        raise ValueError("unreadable")
+
+    start = time.time()
+    with pytest.raises(ValueError, match="unreadable"):
+        run_queue([job("long", "import time; time.sleep(600)", until=fail)], tmp_path / "out")
+    assert time.time() - start < 300
