@@ -15,12 +15,13 @@ from fairseq_l2rw.meta.config import MetaConfig
 from fairseq_l2rw.meta.features import FeatureLayout, RunningScalars, feature_rows
 from fairseq_l2rw.meta.functional import RandomState, trainable
 from fairseq_l2rw.meta.records import BatchRecord
+from fairseq_l2rw.meta.skipped import CountsSkipped
 from fairseq_l2rw.meta.student import Student
 from fairseq_l2rw.meta.trainer import TeacherReport
 from fairseq_l2rw.meta.weighting import guarded
 
 
-class RuleTrainer:
+class RuleTrainer(CountsSkipped):
     """Gives the weights of a rule from ``config.start`` on; arguments as :class:`MetaTrainer`'s."""
 
     def __init__(
@@ -40,7 +41,7 @@ class RuleTrainer:
         self.name = teacher
         self.teacher = reweighters.rule_class(teacher)(student, self.parameters, self.config).to(self.parameters[0].device)
         self.running = RunningScalars()
-        self.updates = self.skipped = 0
+        self.updates = 0
         self.attached = False
         self._records: list[BatchRecord] = []
         self._ignored = False
@@ -111,7 +112,13 @@ class RuleTrainer:
         if len(rows):
             self.running.update_loss(float(rows.mean()))
         self._records = []
-        return self._report(records) if self.started else None
+        if not self.started:
+            return None
+        failed = torch.tensor([float(self.teacher.failure != "")], device=self.parameters[0].device)
+        if self.gather(failed).any():
+            return self._skip(self.teacher.failure or "another worker's weights")
+        self.skipped_in_a_row = 0
+        return self._report(records)
 
     def _report(self, records) -> TeacherReport:
         weights, sizes = (self._gathered([getattr(r, name) for r in records]) for name in ("weights", "sizes"))
@@ -143,7 +150,13 @@ class RuleTrainer:
 
     def state_dict(self) -> dict:
         """Tensors and plain Python only; equal on all workers."""
-        return {"rule": self.name, "teacher": self.teacher.state_dict(), "running": self.running.state_dict()}
+        return {
+            "rule": self.name,
+            "teacher": self.teacher.state_dict(),
+            "running": self.running.state_dict(),
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Takes back what :meth:`state_dict` gave.
@@ -154,6 +167,7 @@ class RuleTrainer:
         if state.get("rule") != self.name:
             raise L2RWError(f"--teacher {self.name}: the checkpoint belongs to another teacher; give that one")
         self.teacher.load_state_dict(state["teacher"])
+        self.skipped, self.skipped_in_a_row = state.get("skipped", 0), state.get("skipped_in_a_row", 0)
         self.load_statistics(state)
 
     def load_statistics(self, state: dict) -> None:

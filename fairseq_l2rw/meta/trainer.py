@@ -37,6 +37,7 @@ from fairseq_l2rw.meta.objective import DevGradient, Objective
 from fairseq_l2rw.meta.probe import ProbeTrainer
 from fairseq_l2rw.meta.records import BatchRecord, StepRecord
 from fairseq_l2rw.meta.replay import ReplayRows
+from fairseq_l2rw.meta.skipped import CountsSkipped
 from fairseq_l2rw.meta.student import Student
 from fairseq_l2rw.meta.weighting import guarded
 from fairseq_l2rw.meta.window import Window
@@ -44,8 +45,6 @@ from fairseq_l2rw.meta.workers import Workers
 
 logger = logging.getLogger(__name__)
 
-#: teacher updates in a row that may come to nothing before the run is stopped
-MOST_SKIPPED_IN_A_ROW = 10
 NOTHING_SEEN = "no sentence pair was seen in the update"
 #: the factor of the dev loss to begin with where activations are in half precision
 HALF_LOSS_SCALE = 2.0**15
@@ -94,7 +93,7 @@ class _Rows:
     denominator: Tensor
 
 
-class MetaTrainer:
+class MetaTrainer(CountsSkipped):
     """Learns a reweighter beside a student.
 
     Args:
@@ -155,7 +154,6 @@ class MetaTrainer:
         self.window: Window | None = None
         self._saved_window: list[dict] = []
         self.updates = 0
-        self.skipped = self.skipped_in_a_row = 0
         self._ahead: _Ahead | None = None
         self._axes: dict = {}
         self._watching: Ghost | None = None
@@ -517,18 +515,6 @@ class MetaTrainer:
 
     def _anywhere(self, here: bool) -> bool:
         return bool(self.workers.gather(torch.tensor([float(here)], device=self.parameters[0].device)).any())
-
-    def _skip(self, reason: str) -> TeacherReport | None:
-        """Counts a teacher update that came to nothing.
-
-        Raises:
-            L2RWError: it is one of many in a row.
-        """
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        if self.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
-            raise L2RWError(f"{self.skipped_in_a_row} teacher updates in a row came to nothing; the last: {reason}")
-        return None
 
     def _rows_of(self, step: StepRecord) -> _Rows:
         weights = self._gathered([r.weights for r in step.records])

@@ -7,7 +7,7 @@ import torch
 
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer
-from fairseq_l2rw.meta.trainer import MOST_SKIPPED_IN_A_ROW
+from fairseq_l2rw.meta.skipped import MOST_SKIPPED_IN_A_ROW
 from tests.meta.harness import fresh, make_trainer, run_update
 from tests.oracles import toy_batch
 
@@ -216,3 +216,46 @@ def test_finite_differences_do_not_take_over_in_half_precision(monkeypatch):
     monkeypatch.setitem(influence.MODES, "forward", none)
     with pytest.raises(L2RWError, match="no forward-mode rule .*_cudnn_rnn.*leave out --fp16, --bf16 or --amp"):
         run_update(trainer, BATCHES, 0, 0.5)
+
+
+# ---- a reweighter without a network ------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["nan", "infinite", "memory"])
+def test_l2r_with_a_dev_gradient_that_is_none(kind):
+    """Two updates are plain training's, and counted; then the weights are the rule's again."""
+    trainer, plain = trainer_of(teacher="l2r"), trainer_of(teacher="l2r", start=1000)
+    poisoned(trainer, 2, kind)
+    for t in range(2):
+        assert run_update(trainer, BATCHES, t, 0.5, updates=t)[0] is None
+        run_update(plain, BATCHES, t, 0.5, updates=t)
+    assert (trainer.skipped, trainer.skipped_in_a_row, plain.skipped) == (2, 2, 0)
+    assert all(torch.equal(a, b) for a, b in zip(parameters(trainer), parameters(plain)))
+    other = trainer_of(teacher="l2r")
+    other.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    assert (other.skipped, other.skipped_in_a_row) == (2, 2)
+    report, step = run_update(trainer, BATCHES, 2, 0.5, updates=2)
+    assert report is not None and (trainer.skipped, trainer.skipped_in_a_row) == (2, 0)
+    assert not all(bool((w == 1).all()) for w in step.weights)  # negative control
+
+
+@pytest.mark.parametrize("kind", ["overflow", "memory"])
+def test_l2r_with_influences_that_are_none(kind, monkeypatch):
+    """Without numbers no weights: the batch counts as in plain training, it is not left out."""
+    from fairseq_l2rw.meta import influence
+
+    forward = influence.MODES["forward"]
+
+    def spoilt(*arguments):
+        if kind == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        losses, c = forward(*arguments)
+        return losses, torch.where(torch.arange(len(c)) == 1, float("nan"), c)
+
+    monkeypatch.setitem(influence.MODES, "forward", spoilt)
+    trainer = trainer_of(teacher="l2r")
+    with pytest.raises(L2RWError, match="10 teacher updates in a row came to nothing; the last: influences .* smaller --max-tokens"):
+        for t in range(MOST_SKIPPED_IN_A_ROW):
+            report, step = run_update(trainer, BATCHES, t, 0.5, updates=t)
+            assert report is None and all(bool((w == 1).all()) for w in step.weights)
+    assert t == MOST_SKIPPED_IN_A_ROW - 1 and all(torch.isfinite(p).all() for p in parameters(trainer))

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import influence
+from fairseq_l2rw.meta.dev_pass import out_of_memory
 from fairseq_l2rw.meta.objective import Objective
 from fairseq_l2rw.meta.reweighters import register_rule
 from fairseq_l2rw.meta.reweighters.rule import Rule
@@ -39,15 +40,21 @@ class LearningToReweight(Rule):
     def begin_update(self, updates, dev_batch, running):
         objective = Objective({}, momentum=0.0, seed=self.config.seed)
         self._dev = objective.dev_gradient(self.student, self.theta, dev_batch())
-        self._influence = []
+        self._influence, self.failure = [], objective.failure
         if self._dev is not None:
             running.update_dev_loss(self._dev.value)
 
     def weights(self, record):
-        if self._dev is None:  # the gradient is not finite
+        if self._dev is None:
             return torch.ones_like(record.losses)
         c = self._influences(record, [-g for g in self._dev.adjoint])
         self._influence.append(c)
+        if not torch.isfinite(c).all():
+            self.failure = (
+                "influences of training pairs are not finite or did not fit into memory: give a smaller --max-tokens, "
+                "or train in single precision"
+            )
+            return torch.ones_like(record.losses)
         helps = (-c).clamp(min=0)
         total = helps.sum()
         return torch.where(total > 0, helps * (len(helps) / total), 0.0)
@@ -62,6 +69,10 @@ class LearningToReweight(Rule):
             )
             self.mode = "finite-difference"
             return self._influences(record, vector)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            return torch.full_like(record.losses, float("nan"))
 
     def forward(self, rows):
         raise L2RWError(

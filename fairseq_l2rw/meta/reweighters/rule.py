@@ -23,6 +23,9 @@ class Rule(nn.Module):
 
     student: Student
 
+    #: why weights of this update are 1 and not the rule's; empty if they are the rule's
+    failure = ""
+
     def __init__(self, student: Student, parameters: list[nn.Parameter], config: MetaConfig):
         super().__init__()
         # not a sub-module: the student is saved elsewhere
