@@ -10,7 +10,7 @@ several heads, the objectives J_k of all of them are added. It covers what was l
 import itertools
 import os
 import tempfile
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import IO, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from fairseq_l2rw.corpus.influence_log import Row, read_log
 from fairseq_l2rw.errors import L2RWError
@@ -20,12 +20,14 @@ NUMBER = "gain"
 
 
 class InfluenceSum:
-    """Sums over a log. They lie in a nameless file on the disk: memory grows neither with the log nor with the corpus.
+    """Sums over a log. They lie in nameless files on the disk: memory grows neither with the log nor with the corpus.
+
+    (A map of such a file would: every page that was touched stays in memory.)
 
     Args:
         path: the log.
         lines: number of raw lines of the corpus.
-        folder: where the file may lie.
+        folder: where the files may lie, 24 bytes a line and head.
 
     Attributes:
         heads: those in the log, in the order of their first turn.
@@ -34,40 +36,39 @@ class InfluenceSum:
         L2RWError: no log, or one of a larger corpus.
     """
 
-    def __init__(self, path: str, lines: int, folder: Optional[str] = None):
-        import numpy as np
+    RECORD = 3 * 8  # of one line: updates, sum of its weights, sum of its gains; float64
 
-        self.heads: List[str] = []
-        self._lines, self._path = lines, path
-        self._file = tempfile.TemporaryFile(dir=folder)
-        self._sums: List["np.memmap"] = []  # updates, sum of weights, then one a head
-        self._column(), self._column()
+    def __init__(self, path: str, lines: int, folder: Optional[str] = None):
+        self._lines, self._path, self._folder = lines, path, folder
+        self._files: Dict[str, IO[bytes]] = {}
         rows = read_log(path)
         while block := list(itertools.islice(rows, BLOCK)):
-            self._add(block)
+            for head in dict.fromkeys(row.head for row in block):
+                self._add(head, [row for row in block if row.head == head])
 
-    def _column(self):
+    @property
+    def heads(self) -> Tuple[str, ...]:
+        return tuple(self._files)
+
+    def _file(self, head: str) -> int:
+        if head not in self._files:
+            self._files[head] = tempfile.TemporaryFile(dir=self._folder)
+            self._files[head].truncate(self._lines * self.RECORD)  # a hole: zeros
+        return self._files[head].fileno()
+
+    def _add(self, head: str, rows: Sequence[Row]) -> None:
         import numpy as np
 
-        start = len(self._sums) * self._lines * 8
-        os.ftruncate(self._file.fileno(), start + max(8, self._lines * 8))
-        self._sums.append(np.memmap(self._file, np.float64, "r+", start, (self._lines,)) if self._lines else np.zeros(0))
-
-    def _add(self, block: Sequence[Row]) -> None:
-        import numpy as np
-
-        ids = np.array([row.id for row in block])
-        if ids.max() >= self._lines:
-            raise L2RWError(f"{self._path}: has pair {ids.max()}, and the corpus {self._lines} lines; it belongs to another corpus")
-        np.add.at(self._sums[0], ids, 1)
-        np.add.at(self._sums[1], ids, [row.weight for row in block])
-        for head in dict.fromkeys(row.head for row in block):
-            if head not in self.heads:
-                self.heads.append(head)
-                self._column()
-            own = [(row.id, -row.share) for row in block if row.head == head]
-            where, gains = zip(*own)
-            np.add.at(self._sums[2 + self.heads.index(head)], np.array(where), gains)
+        ids, where = np.unique([row.id for row in rows], return_inverse=True)
+        if ids[-1] >= self._lines:
+            raise L2RWError(f"{self._path}: has pair {ids[-1]}, and the corpus {self._lines} lines; it belongs to another corpus")
+        sums = np.zeros((len(ids), 3))
+        np.add.at(sums, where, [(1.0, row.weight, -row.share) for row in rows])
+        file, size = self._file(head), self.RECORD
+        before = b"".join(os.pread(file, size, number * size) for number in ids.tolist())
+        after = (sums + np.frombuffer(before).reshape(-1, 3)).tobytes()
+        for row, number in enumerate(ids.tolist()):
+            os.pwrite(file, after[row * size : (row + 1) * size], number * size)
 
     @property
     def columns(self) -> Tuple[str, ...]:
@@ -76,13 +77,21 @@ class InfluenceSum:
         return ("id", NUMBER, *heads, "updates", "mean_weight", "reason", "source", "target")
 
     def score(self, lines: Sequence) -> List[Optional[Mapping[str, str]]]:
-        """The cells of each line; None where it has a reason."""
-        return [None if line.reason else self._cells(line.number) for line in lines]
+        """The cells of each of some lines that follow each other; None where it has a reason."""
+        import numpy as np
 
-    def _cells(self, number: int) -> Dict[str, str]:
-        updates, weights, *gains = (float(column[number]) for column in self._sums)
-        cells = {NUMBER: f"{sum(gains):.6g}", "updates": f"{updates:.0f}"}
-        cells.update({f"{NUMBER}_{head}": f"{gain:.6g}" for head, gain in zip(self.heads, gains)})
+        sums = np.zeros((len(lines), 0, 3))
+        if lines and self.heads:
+            first, size = lines[0].number * self.RECORD, len(lines) * self.RECORD
+            read = [np.frombuffer(os.pread(file.fileno(), size, first)) for file in self._files.values()]
+            sums = np.stack([column.reshape(-1, 3) for column in read], axis=1)
+        return [None if line.reason else self._cells(own) for line, own in zip(lines, sums.tolist())]
+
+    def _cells(self, sums: Sequence[Sequence[float]]) -> Dict[str, str]:
+        """Args: for each head, updates, sum of weights, sum of gains."""
+        updates, weights, gain = (sum(column) for column in zip((0.0, 0.0, 0.0), *sums))
+        cells = {NUMBER: f"{gain:.6g}", "updates": f"{updates:.0f}"}
+        cells.update({f"{NUMBER}_{head}": f"{own[2]:.6g}" for head, own in zip(self.heads, sums)})
         if updates:
             cells["mean_weight"] = f"{weights / updates:.6g}"
         return cells
