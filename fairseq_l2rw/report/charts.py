@@ -24,7 +24,7 @@ SIZE = (4.5, 2.35)  # inches; 324 points wide, so that the text is readable on a
 _VARIABLES = {"#010101": "ink", "#020202": "muted", "#030303": "rule", **{f"#0a0a{i:02x}": f"c{i}" for i in range(8)}}
 INK, MUTED, RULE = "#010101", "#020202", "#030303"
 _STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "fairseq_l2rw", "font.size": 8.5, "text.color": MUTED, "axes.labelcolor": MUTED,
+    "svg.fonttype": "none", "svg.hashsalt": "fairseq_l2rw", "font.size": 9.5, "text.color": MUTED, "axes.labelcolor": MUTED,
     "axes.edgecolor": RULE, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": RULE,
     "grid.linewidth": 0.6, "axes.axisbelow": True, "xtick.color": RULE, "xtick.labelcolor": MUTED, "ytick.color": RULE,
     "ytick.labelcolor": MUTED, "lines.linewidth": 1.5, "figure.facecolor": "none", "axes.facecolor": "none",
