@@ -65,6 +65,8 @@ parse_options() {
   [[ "$UPDATES$AVERAGE$WORKERS$TORCHRUN$SLURM" =~ ^[0-9]+$ ]] || fail "--updates, --average, --workers, --torchrun and --slurm take whole numbers"
   [[ "$SEEDS" =~ ^[0-9]+(,[0-9]+)*$ ]] || fail "--seeds $SEEDS: give numbers, as 1,2,3"
   [[ -z "$TORCHRUN" || -z "$SLURM" ]] || fail "--torchrun and --slurm: give one of the two"
+  [[ -z "$SLURM" || "${SLURM_NTASKS:-1}" == "${SLURM_NNODES:-1}" ]] ||
+    fail "--slurm: $SLURM_NTASKS tasks on $SLURM_NNODES nodes, which fairseq would take for as many trainings; allocate --ntasks-per-node 1"
   [[ -z "$RAW" || -d "$RAW" ]] || fail "--raw $RAW: no such folder"
 }
 

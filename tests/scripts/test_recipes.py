@@ -242,6 +242,15 @@ def test_several_gpus_by_fairseq_s_own_ways(commands, tmp_path):
     )
 
 
+def test_an_allocation_that_fairseq_would_misunderstand_is_refused(commands, tmp_path):
+    """It starts a worker for each GPU of a node itself."""
+    options = ["--dry-run", "--slurm", 29500, "--out", "out"]
+    how = {"commands": commands, "cwd": tmp_path, "SLURM_NNODES": "1"}
+    error = recipe("multi30k_de_en", *options, status=2, SLURM_NTASKS="8", **how).stderr
+    assert "--slurm: 8 tasks on 1 nodes" in error and error.endswith("allocate --ntasks-per-node 1\n")
+    recipe("multi30k_de_en", *options, SLURM_NTASKS="1", **how)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
