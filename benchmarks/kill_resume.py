@@ -8,8 +8,9 @@ SIGKILL at a random moment: every fourth run during a save (stopped as soon as a
 it still is; by turns the file that fairseq writes first, and the copy of it to ``checkpoint_last.pt``), the others at any time after the
 start of training (before the first save the training begins anew; that counts as well). Then the same command is given again and trains to the end. Its last checkpoint must equal
 that of the uninterrupted training in everything that decides how training goes on: parameters, optimizer, learning rate schedule,
-position in the data, teacher, and the rest of ``extra_state``. Left out are the meters (they hold seconds), and the history of earlier
-starts.
+position in the data, teacher, and the rest of ``extra_state``. Left out are the meters (they hold seconds), the history of earlier
+starts, and the best validation loss that the learning rate schedule notes: fairseq saves at the end of an epoch before it notes that
+epoch's, so a training of its own that goes on from there lacks it as well, and of its schedules none but ``reduce_lr_on_plateau`` reads it.
 
 The ``control`` row kills nothing and takes another seed: if the comparison could not fail, it would say "equal" there.
 ``SIGTERM`` and ``SIGUSR1`` (once each): fairseq has no handler for them, so each ends the process at once with that signal, and the
@@ -171,6 +172,7 @@ class Training:
             return without(state, {"config", "seconds"})
         extra = {key: value for key, value in state["extra_state"].items() if key not in ("metrics", "previous_training_time")}
         history = state["optimizer_history"][-1]  # those before are one for each start
+        history = {**history, "lr_scheduler_state": without(history["lr_scheduler_state"], {"best"})}
         return {"model": state["model"], "optimizer": state["last_optimizer_state"], "history": history, "extra_state": extra}
 
 
