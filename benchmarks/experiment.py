@@ -331,8 +331,9 @@ def _updates(path: Path) -> int | None:
     key = (path, stat.st_mtime_ns, stat.st_size)
     if key not in _SEEN:
         try:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # it holds the options
-                state = torch.load(path, map_location="cpu", weights_only=True)
+            # it holds the options; torch's context manager for this would take it off a list where it was before
+            torch.serialization.add_safe_globals([argparse.Namespace])
+            state = torch.load(path, map_location="cpu", weights_only=True)
             _SEEN[key] = state["optimizer_history"][-1]["num_updates"]
         except (RuntimeError, EOFError, OSError):  # not whole yet
             return None

@@ -242,7 +242,8 @@ def report(experiment: Experiment, configuration: dict) -> None:
         print("nothing is done yet")
         return
     draw(results, experiment.root / "figures")
-    print(table(rows, digits=2))
+    aucs = [{name: f"{row[name]:.3f}" for name in row if name.startswith("AUC") and row[name] is not None} for row in rows]
+    print(table([{**row, **of_row} for row, of_row in zip(rows, aucs)], digits=2))
     if reached:
         print()
         print(table(reached))

@@ -17,7 +17,9 @@ fairseq-l2rw weights data --from-log influence.tsv.gz --out gains.tsv
 
 def add_arguments(parser):
     parser.add_argument("data", metavar="DATA", help="folder of binarised data, as fairseq-l2rw prepare makes it")
-    parser.add_argument("--path", metavar="CHECKPOINT", help="a checkpoint of --task l2rw_translation")
+    parser.add_argument("--path", metavar="CHECKPOINT[:CHECKPOINT...]",
+                        help="a checkpoint of --task l2rw_translation; of several, as of trainings with different seeds, the "
+                             "mean of their weights is taken, which separates better")  # fmt: skip
     parser.add_argument("--from-log", metavar="FILE",
                         help="instead: sum up what --influence-log wrote during training, at no extra pass: 'gain', what each "
                              "pair did for the dev objective (nats per token; higher is better, 0: never seen)")  # fmt: skip
@@ -77,8 +79,9 @@ def _check(args):
 
     if (args.path is None) == (args.from_log is None):
         raise L2RWError("give one of --path CHECKPOINT (weigh now) and --from-log FILE (sum up what training logged)")
-    if args.path is not None and not os.path.isfile(args.path):
-        raise L2RWError(f"--path {args.path}: no such file; give a checkpoint, as checkpoints/checkpoint_last.pt")
+    for path in _checkpoints(args):
+        if not os.path.isfile(path):
+            raise L2RWError(f"--path {path}: no such file; give a checkpoint, as checkpoints/checkpoint_last.pt")
     if args.from_log and args.input:
         raise L2RWError("--input: the log of a training is about its own corpus; leave --input out")
     if args.input and len(args.input) > 2:
@@ -90,6 +93,13 @@ def _check(args):
             raise L2RWError(f"{path}: no such file; check the name")
         if os.path.realpath(path) == os.path.realpath(args.out):
             raise L2RWError(f"--out {args.out}: the same file as the input; give it a name of its own")
+
+
+def _checkpoints(args):
+    """Separated as fairseq-generate has it, but for one file whose name has a colon."""
+    if args.path is None:
+        return []
+    return [args.path] if os.path.isfile(args.path) else args.path.split(os.pathsep)
 
 
 def _from_log(args):
@@ -108,6 +118,7 @@ def _from_log(args):
 def _from_checkpoint(args):
     from fairseq_l2rw.corpus.chunked_file import identity
     from fairseq_l2rw.translation.corpora import BinarisedCorpus, RawCorpus, dictionary_folder, sentencepiece_paths
+    from fairseq_l2rw.translation.weigher_ensemble import WeigherEnsemble
     from fairseq_l2rw.translation.weights import Weigher, WeightScorer
 
     corpus = None if args.input else BinarisedCorpus(args.data, args.gen_subset)
@@ -116,12 +127,15 @@ def _from_checkpoint(args):
         import torch
 
         device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else None
-    weigher = Weigher(dictionary_folder(args.data), args.path, device)
+    paths = _checkpoints(args)
+    folder = dictionary_folder(args.data)
+    weigher = Weigher(folder, paths[0], device) if len(paths) == 1 else WeigherEnsemble(folder, paths, device)
     if args.input:
         models = args.sentencepiece or sentencepiece_paths(args.data, weigher.languages)
         models = models * 2 if len(models) == 1 else models
         corpus = RawCorpus(args.input, (args.scol, args.tcol), models, weigher.dictionaries)
     scorer = WeightScorer(weigher, args.max_tokens)
-    made_from = {"checkpoint": identity(args.path), "max_tokens": args.max_tokens, "split": args.gen_subset}
+    checkpoint = identity(paths[0]) if len(paths) == 1 else [identity(path) for path in paths]
+    made_from = {"checkpoint": checkpoint, "max_tokens": args.max_tokens, "split": args.gen_subset}
     made_from["input"] = [[path, identity(path), args.scol, args.tcol] for path in args.input or []]
     return corpus, scorer.score, "weight", scorer.columns, made_from

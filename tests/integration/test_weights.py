@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,6 +92,33 @@ def test_the_data_folder_is_the_one_that_was_named(whole, data, last, tmp_path):
 def raw_arguments(data, weigher, folder=None):
     folder = folder or data / "raw"
     return [str(folder / f"train.{lang}") for lang in ("de", "en")], (1, 2), [str(data / "spm.model")] * 2, weigher.dictionaries
+
+
+def test_several_checkpoints_weigh_by_their_mean(whole, data, last, other, tmp_path):
+    one, two = (_numbers(path) for path in (whole[1].read_bytes(), weigh(data, other, tmp_path / "other.tsv")))
+    both = _numbers(weigh(data, f"{last}{os.pathsep}{other}", tmp_path / "both.tsv"))
+    rounding = np.array([2e-6] * 5 + [1e-4])
+    assert (np.abs(one - two).max(0) > 100 * rounding).all()  # else a mean proves nothing: in every column they differ
+    assert (np.abs(both - (one + two) / 2) <= rounding).all()
+
+
+def _numbers(content):
+    """Weight, weights of the heads, loss of the lines that have them."""
+    rows = [line.split("\t") for line in content.decode().split("\n")[1:-1]]
+    return np.array([[float(cell) for cell in row[1:7]] for row in rows if not row[7]])
+
+
+@pytest.fixture(scope="module")
+def other(last, tmp_path_factory):
+    """A checkpoint of another student, with the same teacher."""
+    state = torch.load(last, map_location="cpu", weights_only=True)
+    generator = torch.Generator().manual_seed(1)
+    for tensor in state["model"].values():
+        if tensor.dim() == 2:
+            tensor.add_(tensor.std() * torch.randn(tensor.shape, generator=generator) * 0.5)
+    path = tmp_path_factory.mktemp("other") / "checkpoint.pt"
+    torch.save(state, path)
+    return path
 
 
 @pytest.mark.parametrize("format", ["tsv", "scores"])
@@ -193,6 +221,7 @@ def test_filter(whole, corpus, tmp_path):
     [
         ([], "give one of --path CHECKPOINT (weigh now) and --from-log FILE"),
         (["--path", "none.pt"], "--path none.pt: no such file; give a checkpoint"),
+        (["--path", f"{__file__}{os.pathsep}none.pt"], "--path none.pt: no such file; give a checkpoint"),
         (["--from-log", "x.gz", "--input", "a"], "--input: the log of a training is about its own corpus"),
         (["--from-log", "x.gz", "--format", "scores", "--columns", "id"], "--columns: --format scores has none"),
         (["--from-log", "x.gz", "--gen-subset", "dev"], "{data}: no binarised split 'dev'; give --gen-subset another"),
