@@ -21,14 +21,16 @@ from typing import Any, Iterator
 
 import torch
 from fairseq import checkpoint_utils
+from fairseq.distributed.utils import _TensorPlaceholder
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fairseq_l2rw.errors import L2RWError
 
-#: what fairseq writes into a checkpoint besides tensors and plain Python
+#: what fairseq writes into a checkpoint, or sends to its workers, besides tensors and plain Python
 SAFE_GLOBALS = (
     argparse.Namespace,  # cfg.model, cfg.task of architectures and tasks without a dataclass; holds attributes only
+    _TensorPlaceholder,  # one worker reads a checkpoint and sends it to the others, with this in a tensor's place; a number
 )
 
 #: options that fairseq's models, optimizers and criterions evaluate as Python (a test compares this list with fairseq's source)
@@ -62,6 +64,9 @@ def guard_reading() -> None:
         except Exception as error:
             raise L2RWError(explain_unreadable(path, error)) from error
         refuse_code(path, state)
+        if "load_on_all_ranks" in kwargs and state.get("cfg") is not None:
+            # it is a trainer that reads, which sends all of it to the other workers, through the safe loader; it goes by its own options
+            state["cfg"] = OmegaConf.to_container(OmegaConf.create(state["cfg"]), resolve=True, enum_to_str=True)
         return state
 
     guarded._is_guarded = True  # type: ignore[attr-defined]

@@ -79,7 +79,7 @@ def _environment(more: dict) -> dict:
 def train_with_workers(data: Path, save: Path, user_dir: Path, *options: object, count: int = 2, **environment) -> Run:
     """``fairseq-train`` in several processes, one a worker, on the CPU; what the first one printed."""
     cwd = save.parent / f"{save.name}.cwd"
-    cwd.mkdir(parents=True)
+    cwd.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from integration.commands import (
+    ROOT,
     TASK_STATE,
     TEACHER,
     TRANSFORMER,
@@ -12,6 +13,7 @@ from integration.commands import (
     differences,
     train,
     train_with_workers,
+    training_state,
 )  # fmt: skip
 
 UPDATES = 20
@@ -20,6 +22,7 @@ OPTIONS = [
     *TRANSFORMER, *TEACHER, "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", 0.1, "--dropout", 0,
     "--batch-size", 48, "--max-tokens", 4000, "--max-update", UPDATES, "--adam-eps", 1e-4, "--disable-validation",
 ]  # fmt: skip
+SAVED_TWICE = [*OPTIONS, "--save-interval-updates", UPDATES // 2]
 
 #: all of the teacher's state on every worker, beside the checkpoint, which one worker writes
 ALL_STATES = """
@@ -64,7 +67,7 @@ def one_worker(data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def two_workers(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    return train_with_workers(data, folder / "save", changed_package(folder / "noted", ALL_STATES), *OPTIONS), folder / "save"
+    return train_with_workers(data, folder / "save", changed_package(folder / "noted", ALL_STATES), *SAVED_TWICE), folder / "save"
 
 
 def distance(a, b) -> float:
@@ -115,6 +118,15 @@ def test_all_workers_have_the_same_state(two_workers):
     states = [torch.load(two_workers[1] / f"worker{rank}.pt", weights_only=True) for rank in range(2)]
     assert differences(*states) == []
     assert states[0][TASK_STATE]["meta"]["objective"]["averages"]
+
+
+def test_resumed_they_go_on_to_the_bit(data, tmp_path, two_workers):
+    """One worker reads the checkpoint and sends it to the other."""
+    save, (half,) = tmp_path / "save", two_workers[1].glob(f"checkpoint_*_{UPDATES // 2}.pt")
+    run = train_with_workers(data, save, ROOT / "fairseq_l2rw", *OPTIONS, "--restore-file", half)
+    assert [entry["num_updates"] for entry in run.progress()] == list(range(UPDATES // 2 + 1, UPDATES + 1))
+    resumed, whole = (training_state(folder / "checkpoint_last.pt") for folder in (save, two_workers[1]))
+    assert differences(resumed, whole) == []
 
 
 def test_workers_whose_rows_are_not_gathered_differ(data, tmp_path, one_worker, two_workers):  # negative control
