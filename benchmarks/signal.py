@@ -154,9 +154,9 @@ class Probe:
                 dev = objective.dev_gradient(self.student, self.parameters, batch)
                 if dev is None:
                     continue
-                out[kind].append(dev.newest[kind])
+                out[kind].append(objective.averages[kind])  # without momentum: the gradient itself
                 if len(out[CLEAN]) <= number:
-                    out[CLEAN].append(dev.newest[TERM])
+                    out[CLEAN].append(objective.averages[TERM])
         if not all(out.values()):
             raise L2RWError("the dev batches cannot be spoilt in every way; give larger ones with --dev-tokens")
         return out

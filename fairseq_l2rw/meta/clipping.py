@@ -35,7 +35,7 @@ def clip(gradients: list[Tensor], max_norm: float, rest: float = 0.0) -> list[Te
 
 
 def adjoint(clipped: list[Tensor], raw_norm: float | None, max_norm: float, vector: list[Tensor]) -> list[Tensor]:
-    """Clip^T u.
+    """Clip^T u. Where something was clipped, u is changed in place: it may be as large as the student.
 
     Args:
         clipped: the gradient after clipping.
@@ -52,7 +52,9 @@ def adjoint(clipped: list[Tensor], raw_norm: float | None, max_norm: float, vect
     scale = 1.0 / (f * raw_norm)
     along = dot(clipped, vector) * scale
     kept = along * raw_norm / (raw_norm + EPSILON)
-    return list(torch._foreach_add(torch._foreach_mul(vector, f), clipped, alpha=-f * scale * kept))
+    torch._foreach_mul_(vector, f)
+    torch._foreach_add_(vector, clipped, alpha=-f * scale * kept)
+    return vector
 
 
 def dot(a: list[Tensor], b: list[Tensor]) -> float:

@@ -15,6 +15,7 @@ term, is needed for K > 1 only.
 
 from __future__ import annotations
 
+import functools
 from typing import Callable, Iterator
 
 import torch
@@ -72,9 +73,13 @@ class StepVector:
     """
 
     def __init__(self, rule, step: StepRecord, ahead: bool = False):
-        self.step, self.ahead = step, ahead
+        self.rule, self.step, self.ahead = rule, step, ahead
         self.moved = [i for i, g in enumerate(step.gradients) if g is not None]
-        self.diagonals = [self._diagonal(rule, i) for i in self.moved]
+
+    @functools.cached_property
+    def diagonals(self) -> list[Tensor]:
+        """Of the parameters that were stepped; made when they are first needed, after the dev passes."""
+        return [self._diagonal(self.rule, i) for i in self.moved]
 
     def _diagonal(self, rule, i):
         theta, g, state = self.step.parameters[i], self.step.gradients[i], self.step.states[i]

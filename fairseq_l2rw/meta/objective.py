@@ -45,16 +45,12 @@ class DevGradient:
         head: index of the head that this objective trains.
         adjoint: lambda, one tensor a parameter.
         value: J on the newest clean dev batch, nats per token (the contrast left out).
-        newest: term -> gradient of the newest batch.
-        before: term -> average without the newest batch, for the inner products; empty at first.
         alpha: alpha_k in force; 0 for ``loss``.
     """
 
     head: int
     adjoint: list[Tensor]
     value: float
-    newest: dict[str, list[Tensor]]
-    before: dict[str, list[Tensor]]
     alpha: float
 
 
@@ -69,6 +65,7 @@ class Objective:
         dev_pass: computes gradients of dev batches.
 
     Attributes:
+        averages: term -> running average of its gradients, without the correction for its beginning; all that is kept of them.
         examined: head and what was seen of each term in the newest turn (losses detached); None where nothing was.
         failure: why the last turn gave nothing; empty if it did.
     """
@@ -86,8 +83,17 @@ class Objective:
         self.counts: dict[str, int] = {}
         self.products: dict[str, list[float]] = {}
 
-    def dev_gradient(self, student: Student, parameters: list[nn.Parameter], batch: Any) -> DevGradient | None:
+    def dev_gradient(
+        self,
+        student: Student,
+        parameters: list[nn.Parameter],
+        batch: Any,
+        step_vector: Callable[[list[Tensor]], list[Tensor]] | None = None,
+    ) -> DevGradient | None:
         """Gradient of J in this turn.
+
+        Args:
+            step_vector: S, linear: adjoint -> v, for the inner products; without it there are none.
 
         Returns:
             None where the turn gives nothing: the batch cannot be spoilt in that way or does not fit into memory, or
@@ -116,13 +122,14 @@ class Objective:
         if self.examine:
             self.examined = head, examined
         alpha = self.alpha(kind) if kind else 0.0
-        before = {t: self._average(t) for t in terms if self.counts.get(t)}
-        for term, gradient in newest.items():
-            self._take(term, gradient)
+        if kind and step_vector is not None and all(self.counts.get(term) for term in terms):
+            self._calibrate(kind, newest, step_vector)
+        for term in terms:
+            self._take(term, newest.pop(term))
         adjoint = self._average(CLEAN)
         if kind:
-            adjoint = torch._foreach_sub(adjoint, self._average(kind), alpha=alpha)
-        return DevGradient(head, list(adjoint), values[CLEAN], newest, before, alpha)
+            torch._foreach_add_(adjoint, self.averages[kind], alpha=-alpha / self._correction(kind))
+        return DevGradient(head, adjoint, values[CLEAN], alpha)
 
     def alpha(self, kind: str) -> float:
         """alpha_k: as given, or from the inner products so far (0.3 before there are any)."""
@@ -136,22 +143,14 @@ class Objective:
         midpoint = above / below if above > 0 and below > 0 else 0.3
         return min(max(AUTO_FACTOR * midpoint, 0.02), 1.0)
 
-    def calibrate(self, dev: DevGradient, step_vector: Callable[[list[Tensor]], list[Tensor]]) -> None:
-        """Takes the inner products of this turn into their averages; nothing for ``loss``.
-
-        Args:
-            step_vector: S, linear: adjoint -> v.
-        """
-        if not self.kinds:
-            return
-        kind = self.kinds[dev.head]
-        if set(dev.before) != {CLEAN, kind}:
-            return
-        seen = []
-        vectors = {term: step_vector(gradient) for term, gradient in dev.before.items()}
-        for a in (CLEAN, kind):
-            for b in (CLEAN, kind):
-                seen.append(-dot(dev.newest[a], vectors[b]))
+    def _calibrate(self, kind, newest, step_vector) -> None:
+        """Takes the inner products of the newest gradients with the averages without them into averages of their own."""
+        of_average = []
+        for b in (CLEAN, kind):  # one vector at a time: each is as large as the student
+            vector, correction = step_vector(self.averages[b]), self._correction(b)
+            of_average.append([-dot(newest[a], vector) / correction for a in (CLEAN, kind)])
+            del vector
+        seen = [of_average[b][a] for a in (0, 1) for b in (0, 1)]
         old = self.products.get(kind)
         self.products[kind] = (
             seen if old is None else [(1 - PRODUCT_SHARE) * o + PRODUCT_SHARE * s for o, s in zip(old, seen)]
@@ -176,16 +175,18 @@ class Objective:
     def _take(self, term, gradient):
         m = self.momentum
         if term not in self.averages or m == 0:
-            self.averages[term] = [g * (1 - m) for g in gradient]
+            self.averages[term] = list(torch._foreach_mul(gradient, 1 - m)) if m else gradient
             self.counts[term] = 1
         else:
             torch._foreach_mul_(self.averages[term], m)
             torch._foreach_add_(self.averages[term], gradient, alpha=1 - m)
             self.counts[term] += 1
 
+    def _correction(self, term) -> float:
+        return 1 - self.momentum ** self.counts[term]
+
     def _average(self, term):
-        correction = 1 - self.momentum ** self.counts[term]
-        return list(torch._foreach_div(self.averages[term], correction))
+        return list(torch._foreach_div(self.averages[term], self._correction(term)))
 
     def state_dict(self) -> dict:
         return {

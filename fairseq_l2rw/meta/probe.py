@@ -51,10 +51,11 @@ class Probe(nn.Module):
         return self.nets[kind](self._inputs(rows)).squeeze(1)
 
     @torch.no_grad()
-    def forward(self, rows: Tensor) -> Tensor:
-        """s_k for every kind: ``[N, K]``, detached."""
+    def forward(self, rows: Tensor, only: int | None = None) -> Tensor:
+        """s_k for every kind, or for ``only`` one and 0 for the others: ``[N, K]``, detached."""
         inputs = self._inputs(rows)
-        logits = torch.cat([net(inputs) for net in self.nets], dim=1)
+        zero = rows.new_zeros(len(rows), 1)
+        logits = torch.cat([net(inputs) if only in (None, k) else zero for k, net in enumerate(self.nets)], dim=1)
         return (logits / TEMPERATURE).clamp(-LIMIT, LIMIT)
 
 

@@ -75,10 +75,16 @@ class Teacher(nn.Module):
         """Those that the hypergradient trains: all but the probe's."""
         return list(self.nets.parameters())
 
-    def inputs(self, rows: Tensor) -> Tensor:
-        """Standardised rows, and behind them the probe's scores where there is one: ``[N, D or D + K]``, detached."""
+    def inputs(self, rows: Tensor, head: int | None = None) -> Tensor:
+        """Standardised rows, and behind them the probe's scores where there is one: ``[N, D or D + K]``, detached.
+
+        Args:
+            head: the only one that will be asked about them; the other heads' scores are then left at 0.
+        """
         standardized = self.standardizer(rows)
-        return standardized if self.probe is None else torch.cat([standardized, self.probe(rows).to(standardized)], dim=1)
+        if self.probe is None:
+            return standardized
+        return torch.cat([standardized, self.probe(rows, head).to(standardized)], dim=1)
 
     def _parts(self, inputs: Tensor, head: int) -> tuple[Tensor, Tensor]:
         """What f of a head sees, and what its g sees."""

@@ -389,10 +389,9 @@ class MetaTrainer(CountsSkipped):
         self.probe.learn(head, sound, spoilt)
 
     def _dev_gradient(self, dev_batch: Any, step_vector: hypergradient.StepVector) -> DevGradient | None:
-        dev = self.objective.dev_gradient(self.student, self.through, dev_batch)
+        dev = self.objective.dev_gradient(self.student, self.through, dev_batch, step_vector)
         if dev is not None:
             self.running.update_dev_loss(dev.value)
-            self.objective.calibrate(dev, step_vector)
         return dev
 
     def _teacher_update(self, dev_batch: Any) -> TeacherReport | None:
@@ -415,6 +414,8 @@ class MetaTrainer(CountsSkipped):
             influences = [g * step.denominator for g, step in zip(gradients, steps)]
         else:
             influences = self._influences(dev.adjoint, step_vector, steps)
+            if influences is None:
+                return self._skip("--meta-gradient backward gave way to forward")
             gradients = [
                 hypergradient.weight_gradient(c, step.weights, step.sizes, self.config.normalization)
                 for c, step in zip(influences, steps)
@@ -459,7 +460,7 @@ class MetaTrainer(CountsSkipped):
         if dev is None:
             self._skip(self.objective.failure)
             return
-        self._ahead = _Ahead(replace(dev, adjoint=[], newest={}, before={}), step_vector(dev.adjoint))
+        self._ahead = _Ahead(replace(dev, adjoint=[]), step_vector(dev.adjoint))
 
     def _learn_from_ghosts(self, ahead: _Ahead) -> TeacherReport | None:
         step = self.window.steps[-1]
@@ -486,6 +487,7 @@ class MetaTrainer(CountsSkipped):
             self._checked = True
             problems = self._escaped(ghosts, step, vector, c, rows)
             if not self._anywhere(bool(problems)):
+                self.window.copies = False  # no other pass is to be expected
                 return c
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         logger.warning(
@@ -526,16 +528,21 @@ class MetaTrainer(CountsSkipped):
         steps = ([getattr(r, name) for r in step.records] for step in self.window.steps)
         return torch.cat([self._gathered(own, width) for own in steps])
 
-    def _influences(self, adjoint: list[Tensor], step_vector, rows: list[_Rows]) -> list[Tensor]:
-        """c_i of all workers' rows, one ``[N]`` for each step of the window, in its order."""
+    def _influences(self, adjoint: list[Tensor], step_vector, rows: list[_Rows]) -> list[Tensor] | None:
+        """c_i of all workers' rows, one ``[N]`` for each step of the window, in its order.
+
+        None where the backward pass cannot be read and the parameters of the step, for another pass, were not copied.
+        """
         steps = self.window.steps
         vectors: Iterable[tuple[StepRecord, list[Tensor]]]
         if len(steps) == 1:
             vector = step_vector(adjoint)
-            vectors = [(steps[0], vector)]
+            vectors, copied = [(steps[0], vector)], self.window.copies
             c = self._read_ghosts(vector, rows[0]) if self.gradient_mode == "backward" else None
             if c is not None:
                 return [c]
+            if not copied:
+                return None
         else:
             denominators = {id(step): of.denominator for step, of in zip(steps, rows)}
             curvature = lambda step, vector: self._curvature(step, vector, denominators[id(step)])  # noqa: E731
@@ -606,8 +613,10 @@ class MetaTrainer(CountsSkipped):
         buffer = self.replay[dev.head]
         buffer.add(rows, target)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.updates)
-        samples = (buffer.sample(config.replay_batch, generator) for _ in range(config.replay))
-        batches = ((inputs(some), targets, config.prior_strength) for some, targets in samples)
+        drawn = [buffer.draw(config.replay_batch, generator) for _ in range(config.replay)]
+        used, positions = torch.cat(drawn).unique(return_inverse=True)  # a row is mostly drawn more than once
+        seen, targets = inputs(buffer.features[used], dev.head), buffer.targets[used]
+        batches = ((seen[i], targets[i], config.prior_strength) for i in positions.split([len(d) for d in drawn]))
         return self._step_teacher(batches, dev.head)
 
     def _influence_scale(self, dev, target) -> float | None:

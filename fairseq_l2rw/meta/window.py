@@ -1,7 +1,8 @@
 """The last K student steps, noted as they happen.
 
-Memory: a step costs a copy of the parameters while it is in the window; with K > 1 also one of the gradients and of the
-optimizer's state tensors (for Adam four times the parameters in all), and its micro-batches. All is freed when a step leaves.
+Memory: a step costs a copy of the parameters while it is in the window (none where the influence is read from the backward
+pass and the optimizer's rule does not ask for them); with K > 1 also one of the gradients and of the optimizer's state tensors
+(for Adam four times the parameters in all), and its micro-batches. All is freed when a step leaves.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Window:
         workers: whose batches are saved together.
 
     Attributes:
-        copies: are the parameters copied? ``ghost`` needs theta only where a decay is part of the gradient, and takes the
-            live ones for it.
+        copies: are all parameters copied, for a pass that repeats the step? Else those alone that the rule reads; the others
+            are the live ones.
     """
 
     def __init__(
@@ -61,12 +62,15 @@ class Window:
         groups = {id(p): group for group in self.optimizer.param_groups for p in group["params"]}
         states = [self._state_of(m.stepped) for m in self.through]
         earlier = self._carried() if self.keep_earlier else [{} for _ in self.through]
+        hyper = [
+            self.rule.hyper(groups[id(m.stepped)], state) if m.stepped.grad is not None else {}
+            for m, state in zip(self.through, states)
+        ]
+        read = [self.copies or bool(h) and self.rule.reads_parameters(h) for h in hyper]
+        read += [self.copies] * (len(self.masters) - len(read))
         self._before = {
-            "parameters": [theta.clone() if self.copies else theta for theta in self._theta()],
-            "hyper": [
-                self.rule.hyper(groups[id(m.stepped)], state) if m.stepped.grad is not None else {}
-                for m, state in zip(self.through, states)
-            ],
+            "parameters": [theta.clone() if copy else theta for theta, copy in zip(self._theta(), read)],
+            "hyper": hyper,
             "earlier": [{name: tensor.clone() for name, tensor in state.items()} for state in earlier],
             "raw_norm": raw_norm,
             "max_norm": max_norm,

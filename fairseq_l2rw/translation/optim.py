@@ -49,6 +49,9 @@ class FairseqNAGRule(StepRule):
         correction = lr / old if old > 0 else lr
         return {"lr": lr, "mu": group["momentum"], "c": correction, "k": 1 - lr * group["weight_decay"]}
 
+    def reads_parameters(self, h):
+        return False
+
     def step(self, h, theta, state, g):
         b, mu = state["momentum_buffer"], h["mu"]
         new = h["k"] * theta + mu * mu * h["c"] * b - (1 + mu) * h["lr"] * g

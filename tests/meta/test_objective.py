@@ -36,7 +36,7 @@ def batches(count, seed=0):
 
 
 def run(objective, student, data):
-    return [objective.dev_gradient(student, student.parameters, b) for b in data]
+    return [objective.dev_gradient(student, student.parameters, b, sgd_step_vector) for b in data]
 
 
 def closed_form(gradients, momentum):
@@ -69,16 +69,6 @@ def test_kinds_take_turns_with_averages_of_their_own():
         clean = closed_form(data[: t + 1], momentum)  # every turn
         spoilt = closed_form([student.factors[kind] * data[s] for s in range(t % 2, t + 1, 2)], momentum)  # its own turns
         assert torch.allclose(dev.adjoint[0][0], clean - dev.alpha * spoilt, rtol=1e-12)
-
-
-def test_before_leaves_the_newest_batch_out():
-    data = batches(4)
-    got = run(Objective({"double": 0.3}, 0.8, 1), LinearStudent(), data)
-    assert got[0].before == {}
-    for t in range(1, 4):
-        assert torch.allclose(got[t].before[CLEAN][0][0], closed_form(data[:t], 0.8), rtol=1e-12)
-        assert torch.equal(got[t].newest[CLEAN][0][0], data[t])
-        assert torch.allclose(got[t].newest["double"][0][0], 2 * data[t], rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["impossible", "nan"])
@@ -135,8 +125,7 @@ def calibrated():
     parameters = list(student.module.parameters())
     objective = Objective({"rotated": "auto"}, 0.95, 1)
     for t in range(120):
-        dev = objective.dev_gradient(student, parameters, learnable_batch(20, 1000 + t)[0])
-        objective.calibrate(dev, sgd_step_vector)
+        dev = objective.dev_gradient(student, parameters, learnable_batch(20, 1000 + t)[0], sgd_step_vector)
     return student, parameters, objective, dev
 
 
@@ -212,19 +201,16 @@ def test_no_scale_before_there_are_inner_products():
     """The first turn has no other dev batch to compare with; `loss` never has a scale."""
     objective, student = Objective({"double": 0.5}, 0.8, 1), LinearStudent()
     dev = run(objective, student, batches(1))[0]
-    objective.calibrate(dev, sgd_step_vector)
     assert objective.products == {} and objective.scale(dev, 3.0) is None
     loss = Objective({}, 0.8, 1)
-    for dev in run(loss, student, batches(3)):
-        loss.calibrate(dev, sgd_step_vector)
+    run(loss, student, batches(3))
     assert loss.products == {} and loss.scale(dev, 3.0) is None
 
 
 def test_products_pair_the_newest_with_the_batches_before():
     data = batches(3)
     objective = Objective({"double": 0.5}, 0.8, 1)
-    for dev in run(objective, LinearStudent(), data):
-        objective.calibrate(dev, sgd_step_vector)
+    run(objective, LinearStudent(), data)
     first, second = (LR * float(data[t] @ closed_form(data[:t], 0.8)) for t in (1, 2))
     want = 0.8 * first + 0.2 * second
     assert objective.products["double"] == pytest.approx([want, 2 * want, 2 * want, 4 * want])
@@ -258,8 +244,7 @@ def test_state_dict_round_trip_goes_on_bit_exactly():
 
     def go_on(objective, first, last):
         for t in range(first, last):
-            dev = objective.dev_gradient(student, parameters, toy_batch(8, t))
-            objective.calibrate(dev, sgd_step_vector)
+            dev = objective.dev_gradient(student, parameters, toy_batch(8, t), sgd_step_vector)
         return dev
 
     one = Objective(contrast, 0.8, 1)

@@ -14,6 +14,12 @@ def filled(capacity, *numbers):
     return rows
 
 
+def by_age(rows):
+    state = rows.state_dict()
+    assert torch.equal(state["features"].squeeze(1), state["targets"])
+    return state["targets"].tolist()
+
+
 def sample(rows, count, seed=0):
     features, targets = rows.sample(count, torch.Generator().manual_seed(seed))
     assert torch.equal(features.squeeze(1), targets)
@@ -22,8 +28,9 @@ def sample(rows, count, seed=0):
 
 def test_the_oldest_fall_out():
     rows = filled(5, [1, 2, 3], [4, 5], [6, 7])
-    assert rows.targets.tolist() == [3, 4, 5, 6, 7] and len(rows) == 5
-    assert filled(2, [1, 2, 3]).targets.tolist() == [2, 3]  # more in one go than there is room for
+    assert by_age(rows) == [3, 4, 5, 6, 7] and len(rows) == 5
+    assert by_age(filled(5, [1, 2, 3], [4, 5, 6, 7], [8, 9, 10])) == [6, 7, 8, 9, 10]
+    assert by_age(filled(2, [1, 2, 3])) == [2, 3]  # more in one go than there is room for
 
 
 def test_samples_are_without_replacement():
@@ -50,13 +57,17 @@ def test_sampling_leaves_the_global_generator_alone():
 
 
 def test_state_dict_round_trip():
-    rows, other = filled(5, [1, 2, 3]), ReplayRows(5, 1)
-    other.load_state_dict(rows.state_dict())
-    for r in (rows, other):
-        values = torch.tensor([4.0, 5.0, 6.0])
-        r.add(values.unsqueeze(1), values)
-    assert other.targets.tolist() == rows.targets.tolist() == [2, 3, 4, 5, 6]
-    assert sample(other, 3) == sample(rows, 3)
+    """Also where the ring has begun to write over its oldest rows: samples go on as they would have."""
+    for numbers in ([1, 2, 3], [1, 2, 3, 4]), ([-2, -1, 0, 1, 2], [3]):
+        rows, other = filled(5, *numbers), ReplayRows(5, 1)
+        state = rows.state_dict()
+        other.load_state_dict(state)
+        for r in (rows, other):
+            values = torch.tensor([4.0, 5.0, 6.0])
+            r.add(values.unsqueeze(1), values)
+        assert by_age(other) == by_age(rows) == [*numbers[0], *numbers[1], 4, 5, 6][-5:]
+        assert sample(other, 3) == sample(rows, 3)
+        assert 6 not in state["targets"]  # what was saved is not written over
 
 
 def test_rows_are_copies():

@@ -65,9 +65,14 @@ class StepRule:
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Adjoints before the step from those after it; ``state`` is the state AFTER the step.
 
-        Entry by entry, and linear in the adjoints: :class:`~fairseq_l2rw.meta.hypergradient.StepVector` rests on that.
+        Entry by entry, and linear in the adjoints: :class:`~fairseq_l2rw.meta.hypergradient.StepVector` rests on that. The
+        first is a new tensor.
         """
         raise NotImplementedError
+
+    def reads_parameters(self, h: dict) -> bool:
+        """Does :meth:`reverse` depend on theta? Where it does not, theta need not be copied."""
+        return True
 
 
 def register(*classes: type):

@@ -52,6 +52,9 @@ class AdamMoments(StepRule):
             "k": 1.0 if coupled else 1.0 - float(group["lr"]) * wd,
         }  # fmt: skip
 
+    def reads_parameters(self, h):
+        return h["coupled"] != 0
+
     def expected(self, state):
         """The second moment of an entry that had no gradient for long is about zero, until it has one again: its next step is
         far smaller than the moment says. So it is held above a small part of the tensor's mean."""

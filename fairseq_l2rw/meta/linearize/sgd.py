@@ -36,6 +36,9 @@ class SGDRule(StepRule):
             "nesterov": group["nesterov"],
         }
 
+    def reads_parameters(self, h):
+        return False
+
     def step(self, h, theta, state, g):
         d = g + h["wd"] * theta
         if h["mu"] == 0:
