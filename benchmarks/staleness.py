@@ -7,6 +7,8 @@ A student is trained for a while; then, at every teacher update, one pass that k
 * ``exact``: the dev gradient at the new parameters, the optimizer's step as it was: the reference;
 * ``older dev gradient``: that of the update before, the step as it was;
 * ``ghost``: both of the update before, and what the clipping takes out of all pairs put down to each by its length;
+* ``ghost, dev gradient every Nth``: one dev gradient for N updates (``--meta-dev-interval N``; the averages take in a dev batch at
+  every update all the same, so that all readings are of one training);
 * ``ghost without`` each of its two corrections (the held-up second moments; the clipping's part).
 
 Medians over the updates of: correlation and relative error of c_i, and pairs with the same sign; by dev objective and `--meta-momentum`.
@@ -44,8 +46,9 @@ class Kept(Ghost):
 class Watcher:
     """Reads every teacher update of a training in several directions."""
 
-    def __init__(self, meta):
+    def __init__(self, meta, dev_interval: int):
         self.meta, self.ghosts, self.rows = meta, [], []
+        self.dev_interval, self.turns = dev_interval, 0
         self.before: tuple | None = None  # adjoint and step of the update before
         meta.watched, self._record, meta.record = self._watch, meta.record, self._attach
         self._influences, meta._influences = meta._influences, self._read
@@ -75,9 +78,14 @@ class Watcher:
             expected, type(rule).expected = type(rule).expected, lambda self, state: state
             plain = ghost.influence(hypergradient.StepVector(rule, earlier, ahead=True)(older)).clone()
             type(rule).expected = expected
+            if self.turns % self.dev_interval == 0:
+                self.serving = older
+            self.turns += 1
+            seldom = ghost.influence(hypergradient.StepVector(rule, earlier, ahead=True)(self.serving)).clone()
             old = ghost.influence(step_vector(older)).clone()
             readings = {
-                "older dev gradient": old, "ghost": common(ahead), "ghost without the clipping's part": ahead,
+                "older dev gradient": old, "ghost": common(ahead),
+                f"ghost, dev gradient every {self.dev_interval}th": common(seldom), "ghost without the clipping's part": ahead,
                 "ghost without held-up moments": common(plain),
             }  # fmt: skip
             for name, c in readings.items():
@@ -105,6 +113,7 @@ def main(words: list[str] | None = None) -> dict:
     workload.add_arguments(parser)
     parser.add_argument("--start", type=int, default=150, help="updates of plain training before the first measurement")
     parser.add_argument("--updates", type=int, default=25, help="updates that are measured")
+    parser.add_argument("--dev-interval", type=int, default=4, help="teacher updates that one dev gradient serves")
     parser.add_argument("--meta-params", default="", help="as the option of the task")
     arguments = parser.parse_args(words)
     logging.disable(logging.INFO)
@@ -122,7 +131,7 @@ def main(words: list[str] | None = None) -> dict:
             )  # fmt: skip
             for _ in range(arguments.start):
                 training.update()
-            watcher = Watcher(training.task.meta)
+            watcher = Watcher(training.task.meta, arguments.dev_interval)
             for _ in range(arguments.updates + 1):
                 training.update()
             results[setting] = watcher.rows

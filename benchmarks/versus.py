@@ -3,6 +3,7 @@
     python -m benchmarks.versus --threads 1 --json versus.json
 
 * ``forward``, ``backward``, ``ghost``: ours (the first two exact; the last with the direction of the update before);
+* ``ghost, dev gradient every Nth``: the same with ``--meta-dev-interval N``, the mean over N teacher updates;
 * ``higher``: Meta-Weight-Net's unrolling: a virtual step with a graph of the gradient, through the differentiable Adam of the
   library ``higher``, then the dev loss at the new parameters and one backward pass to the teacher (exact);
 * ``SAMA``: Betty's algorithm, written from its paper (``benchmarks/sama.py``), both sides of the difference with the step's own
@@ -26,9 +27,9 @@ from benchmarks.record import table, write_json
 from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer, RandomState
 from fairseq_l2rw.meta.functional import evaluating, swapped
 
-OURS = ("forward", "backward", "ghost", "finite-difference")
+OURS = ("forward", "backward", "ghost", "ghost, dev gradient every {}th", "finite-difference")
 #: contender -> bars: most of the time of `higher`, of SAMA
-BARS = {"forward": (0.6, 1.0), "backward": (0.6, 1.0), "ghost": (0.5, 0.5)}
+BARS = {"forward": (0.6, 1.0), "backward": (0.6, 1.0), "ghost": (0.5, 0.5), "ghost, dev gradient every {}th": (0.5, 0.5)}
 
 
 class Bench:
@@ -51,12 +52,15 @@ class Bench:
             losses, n_tokens = self.student.losses(training.trainer._prepare_sample(batch)[0])
             self._own_step((losses.sum() / n_tokens.sum()))
         self.alpha = arguments.sama_alpha
+        self.dev_interval = arguments.dev_interval
         self.metas = {mode: self._meta(mode) for mode in (*OURS, "unrolled")}
 
     def _meta(self, mode):
+        mode, _, seldom = mode.partition(", ")
         config = MetaConfig(
-            objective="loss", momentum=0.0, replay=0, prior_strength=0.0, start=0, gradient=mode, normalization="tokens"
-        )
+            objective="loss", momentum=0.0, replay=0, prior_strength=0.0, start=0, gradient=mode, normalization="tokens",
+            dev_interval=self.dev_interval if seldom else 1,
+        )  # fmt: skip
         meta = MetaTrainer(self.student, FeatureLayout(self.capture.widths()), config)
         meta.attach(self.optimizer)
         with torch.no_grad():  # weights that differ from pair to pair
@@ -174,6 +178,7 @@ def main(words: list[str] | None = None) -> dict:
     workload.add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender that count")
     parser.add_argument("--start", type=int, default=10, help="plain updates before")
+    parser.add_argument("--dev-interval", type=int, default=4, help="teacher updates that a dev gradient of `ghost` serves")
     parser.add_argument("--sama-alpha", type=float, default=1.0, help="length of SAMA's difference")
     arguments = parser.parse_args(words)
     logging.disable(logging.INFO)
@@ -189,11 +194,13 @@ def main(words: list[str] | None = None) -> dict:
         meta = bench.metas[mode]
 
         def timed():
-            if mode == "ghost":  # the direction of an update before, from another dev batch at this step's own start
+            turns = meta.config.dev_interval
+            if mode.startswith("ghost"):  # the direction of an update before, from another dev batch at this step's own start
+                meta._ahead = None
                 bench.at_the_start(lambda: bench.step(meta, bench.dev_before))
-            took = bench.at_the_start(lambda: workload.seconds(lambda: bench.step(meta)))
+            took = [bench.at_the_start(lambda: workload.seconds(lambda: bench.step(meta))) for _ in range(turns)]
             gradients[mode] = flat(meta.gradient)
-            return took
+            return sum(took) / turns
 
         return timed
 
@@ -228,11 +235,11 @@ def main(words: list[str] | None = None) -> dict:
         bars = BARS.get(name)
         holds = None if bars is None else " / ".join(
             "yes" if result[key] <= bar else "no" for key, bar in zip(("to_higher", "to_sama"), bars))  # fmt: skip
-        rows.append({"update": name, "seconds": middle[name], "quartiles": "{:.3f} to {:.3f}".format(*result["seconds"]["quartiles"]),
+        rows.append({"update": name.format(arguments.dev_interval), "seconds": middle[name], "quartiles": "{:.3f} to {:.3f}".format(*result["seconds"]["quartiles"]),
                      "plain steps": result["in_steps"], "to higher": result.get("to_higher"), "to SAMA": result.get("to_sama"),
                      "bars": bars and "{} / {}".format(*bars), "hold": holds,
                      "error": result.get("relative_error"), "cosine": result.get("cosine")})  # fmt: skip
-        results[name] = result
+        results[name.format(arguments.dev_interval)] = result
     print(table(rows))
     if arguments.json:
         write_json(arguments.json, {**vars(arguments), "parameters": workload.parameters(bench.student.module)}, results)

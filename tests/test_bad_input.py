@@ -262,6 +262,7 @@ OPTIONS = [
     ("weight_normalization", "words", "choose one of"),
     ("meta_interval", 0, "give 1 or more"),
     ("meta_start", -1, "give 0 or more"),
+    ("meta_dev_interval", 0, "give 1 or more"),
     ("meta_window", 0, "give 1 or more"),
     ("meta_gradient", "sideways", "choose one of"),
     ("meta_params", "(", ""),

@@ -30,6 +30,7 @@ class MetaConfig:
         params: regular expression on names of the student's parameters; the hypergradient goes through those in whose
             name it is found (the empty one: all).
         interval: student updates between teacher updates.
+        dev_interval: teacher updates that one dev gradient serves (``ghost`` only).
         window: student steps that are differentiated through, K.
         start: student updates before the first teacher update; weights are 1 until then.
         replay: teacher steps on replayed rows per teacher update; 0 takes one step on
@@ -58,6 +59,7 @@ class MetaConfig:
     gradient: str = "forward"
     params: str = ""
     interval: int = 1
+    dev_interval: int = 1
     window: int = 1
     start: int = 1000
     replay: int = 10
@@ -83,6 +85,12 @@ class MetaConfig:
         _choice("--meta-gradient", self.gradient, GRADIENTS)
         expression(self.params)
         _at_least("--meta-interval", self.interval, 1)
+        _at_least("--meta-dev-interval", self.dev_interval, 1)
+        if self.dev_interval > 1 and self.gradient != "ghost":
+            raise L2RWError(
+                f"--meta-dev-interval {self.dev_interval}: an older dev gradient would make --meta-gradient {self.gradient} "
+                "inexact; give 1, or --meta-gradient ghost"
+            )
         _at_least("--meta-window", self.window, 1)
         _at_least("--meta-start", self.start, 0)
         _at_least("--teacher-replay", self.replay, 0)

@@ -78,10 +78,14 @@ class TeacherReport:
 
 @dataclass(frozen=True)
 class _Ahead:
-    """What ``ghost`` reads at the next teacher update: J without its gradients, and v."""
+    """What ``ghost`` reads at the next teacher update: J, without its adjoint where it won't be needed again, and v.
+
+    ``turns``: the teacher updates that J has served with that one.
+    """
 
     dev: DevGradient
     vector: list[Tensor]
+    turns: int
 
 
 @dataclass(frozen=True)
@@ -356,7 +360,7 @@ class MetaTrainer(CountsSkipped):
         if self._ignored:
             self._records = [replace(r, sizes=torch.zeros_like(r.sizes)) for r in self._records]
         self.window.after_step(self._records)
-        report = self._teacher_update(dev_batch()) if self.due and self.window.steps else None
+        report = self._teacher_update(dev_batch) if self.due and self.window.steps else None
         # last: the teacher's gradient is taken where the weights were
         self._teach_probe()
         self._renew_statistics(self._gathered(self._rows, self.teacher.layout.width))
@@ -394,14 +398,14 @@ class MetaTrainer(CountsSkipped):
             self.running.update_dev_loss(dev.value)
         return dev
 
-    def _teacher_update(self, dev_batch: Any) -> TeacherReport | None:
+    def _teacher_update(self, dev_batch: Callable[[], Any]) -> TeacherReport | None:
         if self.gradient_mode == "ghost":
             report = None if self._ahead is None else self._learn_from_ghosts(self._ahead)
             if self.gradient_mode == "ghost":
                 self._look_ahead(dev_batch)
             return report
         step_vector = hypergradient.StepVector(self.rule, self.window.steps[-1])
-        dev = self._dev_gradient(dev_batch, step_vector)
+        dev = self._dev_gradient(dev_batch(), step_vector)
         if dev is None:
             return self._skip(self.objective.failure)
         steps = [self._rows_of(step) for step in self.window.steps]
@@ -452,15 +456,21 @@ class MetaTrainer(CountsSkipped):
         own = (torch.cat([none, *(self.identify(r.batch).to(none) for r in step.records)]) for step in self.window.steps)
         return torch.cat([self.workers.gather(ids) for ids in own])
 
-    def _look_ahead(self, dev_batch: Any) -> None:
-        """v for the next teacher update: a new dev gradient, the optimizer as the step just made has left it."""
-        self._ahead = None
+    def _look_ahead(self, dev_batch: Callable[[], Any]) -> None:
+        """v for the next teacher update: a new dev gradient, or the last one where it serves several updates; the optimizer as
+        the step just made has left it."""
+        last, self._ahead = self._ahead, None
         step_vector = hypergradient.StepVector(self.rule, self.window.steps[-1], ahead=True)
-        dev = self._dev_gradient(dev_batch, step_vector)
+        dev: DevGradient | None
+        if last is not None and last.turns < self.config.dev_interval:
+            dev, turns = last.dev, last.turns + 1
+        else:
+            dev, turns = self._dev_gradient(dev_batch(), step_vector), 1
         if dev is None:
             self._skip(self.objective.failure)
             return
-        self._ahead = _Ahead(replace(dev, adjoint=[]), step_vector(dev.adjoint))
+        vector = step_vector(dev.adjoint)
+        self._ahead = _Ahead(dev if turns < self.config.dev_interval else replace(dev, adjoint=[]), vector, turns)
 
     def _learn_from_ghosts(self, ahead: _Ahead) -> TeacherReport | None:
         step = self.window.steps[-1]
@@ -668,7 +678,7 @@ class MetaTrainer(CountsSkipped):
             "mean_tokens": self.mean_tokens,
             "gradient": self.config.gradient,
             "gradient_mode": self.gradient_mode,
-            "ahead": self._ahead and {"dev": asdict(self._ahead.dev), "vector": self._ahead.vector},
+            "ahead": self._ahead and asdict(self._ahead),
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "window": self.window.state_dict() if self.window is not None else self._saved_window,
@@ -702,7 +712,10 @@ class MetaTrainer(CountsSkipped):
         ahead = state.get("ahead")
         if self.gradient_mode == "ghost" and ahead:
             vector = [v.to(p, copy=True) for v, p in zip(ahead["vector"], self.through, strict=True)]
-            self._ahead = _Ahead(DevGradient(**ahead["dev"]), vector)
+            adjoint = [a.to(p, copy=True) for a, p in zip(ahead["dev"]["adjoint"], self.through)]
+            dev = DevGradient(**{**ahead["dev"], "adjoint": adjoint})
+            # one that an earlier option left without its adjoint serves no further update
+            self._ahead = _Ahead(dev, vector, ahead["turns"] if adjoint else self.config.dev_interval)
         self.skipped, self.skipped_in_a_row = state["skipped"], state.get("skipped_in_a_row", 0)
         self._saved_window = state["window"]
         if self.window is not None:

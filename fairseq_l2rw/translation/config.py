@@ -82,6 +82,10 @@ class L2RWTranslationConfig(TranslationConfig):
         default="tokens", metadata={"help": f"denominator of the weighted loss: {' or '.join(NORMALIZATIONS)}"}
     )
     meta_interval: int = field(default=4, metadata={"help": "student updates between teacher updates"})
+    meta_dev_interval: int = field(
+        default=1,
+        metadata={"help": "teacher updates that one dev gradient serves: cheaper and less exact; with --meta-gradient ghost only"},
+    )
     meta_start: int = field(default=1000, metadata={"help": "updates of plain training before the first teacher update"})
     meta_window: int = field(default=1, metadata={"help": "student steps that the hypergradient goes back through"})
     meta_gradient: Optional[str] = field(
@@ -166,6 +170,7 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
         gradient=cfg.meta_gradient or ("forward" if cfg.meta_window > 1 or cfg.fp16 or cfg.bf16 or cfg.amp else "backward"),
         params=cfg.meta_params,
         interval=cfg.meta_interval,
+        dev_interval=cfg.meta_dev_interval,
         window=cfg.meta_window,
         start=cfg.meta_start,
         replay=cfg.teacher_replay,

@@ -292,6 +292,52 @@ def test_backward_is_as_exact_as_forward(max_norm, normalization):
         assert reports["backward"].gradient_norm == pytest.approx(reports["forward"].gradient_norm, rel=1e-6)
 
 
+def test_parameters_are_copied_until_backward_is_known_to_do():
+    """And those that the rule reads always: Adam's coupled decay."""
+    for decay in (0.0, 0.1):
+        student, optimizer = fresh(lambda p: torch.optim.Adam(p, lr=0.05, eps=1e-3, weight_decay=decay))
+        trainer, copied = make_trainer(student, optimizer, gradient="backward"), []
+        after = trainer.window.after_step
+
+        def noted(records):
+            step = trainer.window._before["parameters"]
+            copied.append(all(t.data_ptr() != p.data_ptr() for t, p in zip(step, trainer.parameters)))
+            after(records)
+
+        trainer.window.after_step = noted
+        for k in range(2):
+            run_update(trainer, BATCHES, k, 0.05, updates=k)
+        assert copied == [True, decay > 0]
+
+
+def test_a_batch_that_cannot_be_read_costs_one_update():
+    """Where the parameters were not copied any more; forward mode comes after that."""
+    student, optimizer = fresh(adam)
+    trainer = make_trainer(student, optimizer, gradient="backward")
+    assert run_update(trainer, BATCHES, 0, 0.0, updates=0)[0] is not None
+    module = student.module
+    inner = module.inner.forward
+    module.inner.forward = lambda x: inner(x) + 0 * (module.inner.weight * module.inner.weight).sum()
+    assert run_update(trainer, BATCHES, 1, 0.0, updates=1)[0] is None
+    assert trainer.skipped == 1 and trainer.gradient_mode == "forward" and trainer.window.copies
+    assert run_update(trainer, BATCHES, 2, 0.0, updates=2)[0] is not None
+
+
+def test_one_dev_gradient_may_serve_several_updates():
+    """With the optimizer's newest state each time."""
+    student, optimizer = fresh(adam)
+    trainer, calls, served = make_trainer(student, optimizer, gradient="ghost", dev_interval=3), [], []
+    gradient = trainer._dev_gradient
+    trainer._dev_gradient = lambda *arguments: calls.append(trainer.updates) or gradient(*arguments)
+    for k in range(7):
+        run_update(trainer, BATCHES, k, 0.0, updates=k)
+        served.append(trainer._ahead)
+    assert calls == [0, 3, 6] and [a.turns for a in served] == [1, 2, 3, 1, 2, 3, 1]
+    assert served[0].dev is served[1].dev and [bool(a.dev.adjoint) for a in served[:3]] == [True, True, False]
+    for k in range(2):
+        assert not any(torch.equal(a, b) for a, b in zip(served[k].vector, served[k + 1].vector))
+
+
 def test_without_clipping_and_change_it_is_exact():
     """SGD's rule has no state: the same dev batch at the same parameters gives the exact hypergradient."""
     student, optimizer = fresh(lambda p: torch.optim.SGD(p, lr=1e-9))
@@ -379,17 +425,18 @@ def test_a_pass_that_was_not_watched_is_an_error():
         record(trainer, BATCHES[0])
 
 
+@pytest.mark.parametrize("dev_interval", [1, 3])
 @pytest.mark.parametrize("keep", [True, False])
-def test_saved_and_read_it_goes_on_alike(keep):
+def test_saved_and_read_it_goes_on_alike(keep, dev_interval):
     student, optimizer = fresh(adam)
-    trainer = make_trainer(student, optimizer, gradient="ghost")
+    trainer = make_trainer(student, optimizer, gradient="ghost", dev_interval=dev_interval)
     run_update(trainer, BATCHES, 1, 0.05, updates=0)
     state, (student, optimizer) = copy.deepcopy((trainer.state_dict(), (student, optimizer)))
-    want = run_update(trainer, BATCHES, 2, 0.05, updates=1)[0].weight_gradient
-    again = make_trainer(*copy.deepcopy((student, optimizer)), gradient="ghost")
+    want = [run_update(trainer, BATCHES, 2 + k, 0.05, updates=1 + k)[0].weight_gradient for k in range(2)]
+    again = make_trainer(*copy.deepcopy((student, optimizer)), gradient="ghost", dev_interval=dev_interval)
     again.load_state_dict({**state, "ahead": state["ahead"] if keep else None})
-    got = run_update(again, BATCHES, 2, 0.05, updates=1)[0]
-    assert (got is not None and torch.equal(got.weight_gradient, want)) == keep
+    got = [run_update(again, BATCHES, 2 + k, 0.05, updates=1 + k)[0] for k in range(2)]
+    assert all(g is not None and torch.equal(g.weight_gradient, w) for g, w in zip(got, want)) == keep
 
 
 def test_weights_have_a_floor():

@@ -56,6 +56,10 @@ def test_each_option_arrives(option, value, setting):
     assert getattr(config(), setting) != value == getattr(config(**{option: value}), setting)
 
 
+def test_the_dev_interval_arrives():
+    assert config(meta_gradient="ghost", meta_dev_interval=3).dev_interval == 3 != config().dev_interval
+
+
 BAD = [
     ("skip_below", 0.0, "give a weight between 0 and 1"),
     ("skip_below", 1.0, "give a weight between 0 and 1"),
@@ -86,6 +90,7 @@ BAD = [
     ("meta_momentum", 1.0, "give a number from 0 to below 1"),
     ("weight_normalization", "none", "choose one of tokens, batch"),
     ("meta_interval", 0, "give 1 or more"),
+    ("meta_dev_interval", 0, "give 1 or more"),
     ("meta_window", 0, "give 1 or more"),
     ("teacher_states", "both", "choose one of probe, direct"),
     ("meta_start", -1, "give 0 or more"),
@@ -113,7 +118,7 @@ def parser():
 def test_every_option_of_ours_is_on_the_command_line_with_help():
     actions = {s: a for a in parser()._actions for s in a.option_strings}
     ours = [n for n in L2RWTranslationConfig.__dataclass_fields__ if n.startswith(OURS)]
-    assert len(ours) == 26
+    assert len(ours) == 27
     for name in ours:
         assert len(actions["--" + name.replace("_", "-")].help) > 15, name
 
