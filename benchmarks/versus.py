@@ -235,7 +235,8 @@ def main(words: list[str] | None = None) -> dict:
         bars = BARS.get(name)
         holds = None if bars is None else " / ".join(
             "yes" if result[key] <= bar else "no" for key, bar in zip(("to_higher", "to_sama"), bars))  # fmt: skip
-        rows.append({"update": name.format(arguments.dev_interval), "seconds": middle[name], "quartiles": "{:.3f} to {:.3f}".format(*result["seconds"]["quartiles"]),
+        rows.append({"update": name.format(arguments.dev_interval), "seconds": middle[name],
+                     "quartiles": "{:.3f} to {:.3f}".format(*result["seconds"]["quartiles"]),
                      "plain steps": result["in_steps"], "to higher": result.get("to_higher"), "to SAMA": result.get("to_sama"),
                      "bars": bars and "{} / {}".format(*bars), "hold": holds,
                      "error": result.get("relative_error"), "cosine": result.get("cosine")})  # fmt: skip

@@ -21,7 +21,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
-import fairseq_l2rw  # noqa: F401  (registers the task)
+import fairseq_l2rw.translation  # noqa: F401  (registers the task)
 
 SOURCE, TARGET = "de", "en"
 clock = time.perf_counter

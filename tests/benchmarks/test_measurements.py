@@ -1,11 +1,14 @@
 """Each measurement runs on a tiny setting, prints its table and writes its JSON; what it measures is another matter."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 pytest.importorskip("fairseq")
 from benchmarks import memory, scaling, speed, staleness, versus  # noqa: E402
+from benchmarks.record import ROOT  # noqa: E402
 
 TINY = "--width 8 --layers 1 --vocabulary 30 --max-tokens 100 --dev-share 0.5 --threads 1 --cpu".split()
 
@@ -47,6 +50,12 @@ def test_the_bars_follow_the_defaults():
 def test_memory(tmp_path):
     results = run(memory, tmp_path / "memory.json", "--rounds", "1", "--only", "ghost")
     assert list(results) == ["plain translation", "ghost"] and results["ghost"]["ratio"] > 0
+
+
+def test_the_task_is_registered_whatever_is_imported_first():
+    """The core, as SAMA's update does, before fairseq."""
+    check = "from benchmarks import sama, workload; assert 'l2rw_translation' in workload.tasks.TASK_REGISTRY"
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT)
 
 
 def test_versus(tmp_path):
