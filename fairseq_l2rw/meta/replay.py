@@ -46,14 +46,17 @@ class ReplayRows:
             self._oldest = (self._oldest + over) % self.capacity
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Indices of ``count`` rows drawn without replacement (all of them where there are fewer): ``[count]``."""
-        index = torch.randperm(len(self), generator=generator)[:count].to(self.targets.device)
-        return (index + self._oldest) % len(self)
+        """Ages (0: the oldest) of ``count`` rows drawn without replacement, or of all where there are fewer: ``[count]``."""
+        return torch.randperm(len(self), generator=generator)[:count].to(self.targets.device)
+
+    def at(self, ages: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and targets of these ages."""
+        index = (ages + self._oldest) % len(self)
+        return self.features[index], self.targets[index]
 
     def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The rows of :meth:`draw` and their targets."""
-        index = self.draw(count, generator)
-        return self.features[index], self.targets[index]
+        return self.at(self.draw(count, generator))
 
     def state_dict(self) -> dict:
         """Rows in the order of their age, the oldest first."""

@@ -625,7 +625,8 @@ class MetaTrainer(CountsSkipped):
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.updates)
         drawn = [buffer.draw(config.replay_batch, generator) for _ in range(config.replay)]
         used, positions = torch.cat(drawn).unique(return_inverse=True)  # a row is mostly drawn more than once
-        seen, targets = inputs(buffer.features[used], dev.head), buffer.targets[used]
+        some, targets = buffer.at(used)
+        seen = inputs(some, dev.head)
         batches = ((seen[i], targets[i], config.prior_strength) for i in positions.split([len(d) for d in drawn]))
         return self._step_teacher(batches, dev.head)
 
