@@ -219,7 +219,7 @@ def draw(results: list[dict], folder: Path) -> None:
             values[f"{row['condition']} ({row['seeds']})"] = (row["BLEU test"], error or 0.0)
             if row["condition"] in ("uniform", "clean-only"):
                 lines[row["condition"]] = row["BLEU test"]
-        label = "BLEU, test (bars: deviation over seeds; one seed: 95 % interval over sentences)"
+        label = "BLEU, test (± over seeds; one seed: over sentences)"
         figures.bars(folder / f"bleu_{corpus}", values, label, lines)
 
 
