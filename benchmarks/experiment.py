@@ -12,7 +12,6 @@ A condition starts from the base as a resumed training does, which is the same t
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.checkpoints import read_checkpoint
 from benchmarks.detection import over_time, read_weights, weights_by_kind
 from benchmarks.jobs import Job, Workshop
 from fairseq_l2rw.corpus.bitext import find_text, read_lines, read_pairs, writing
@@ -325,16 +325,11 @@ _SEEN: dict[tuple, int | None] = {}
 
 
 def _updates(path: Path) -> int | None:
-    import torch
-
     stat = path.stat()
     key = (path, stat.st_mtime_ns, stat.st_size)
     if key not in _SEEN:
         try:
-            # it holds the options; torch's context manager for this would take it off a list where it was before
-            torch.serialization.add_safe_globals([argparse.Namespace])
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            _SEEN[key] = state["optimizer_history"][-1]["num_updates"]
+            _SEEN[key] = read_checkpoint(path)["optimizer_history"][-1]["num_updates"]
         except (RuntimeError, EOFError, OSError):  # not whole yet
             return None
     return _SEEN[key]

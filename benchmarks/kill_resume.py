@@ -36,6 +36,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.checkpoints import read_checkpoint
 from benchmarks.record import ROOT, table, write_json
 from fairseq_l2rw.corpus.prepare import Settings, prepare
 from fairseq_l2rw.corpus.toy import write_toy
@@ -166,8 +167,7 @@ class Training:
 
     def result(self) -> dict:
         """What decides how training goes on, from the last checkpoint."""
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(self.save / "checkpoint_last.pt", map_location="cpu", weights_only=True)
+        state = read_checkpoint(self.save / "checkpoint_last.pt")
         if self.setting == VISION:
             return without(state, {"config", "seconds"})
         extra = {key: value for key, value in state["extra_state"].items() if key not in ("metrics", "previous_training_time")}

@@ -45,6 +45,8 @@ def folder(tmp_path_factory):
     (folder / "nogzip.de.gz").write_text("not compressed\n")
     (folder / "a-file").write_text("")
     (folder / "scores").write_text("0.5\n" * len(SENTENCES))
+    (folder / "no-columns.tsv").write_text("a\tb\n0\tclean\n")
+    (folder / "bad-row.tsv").write_text("id\tkind\nfirst\tclean\n")
 
     (folder / "data" / "raw").mkdir(parents=True)  # as `prepare` leaves it, as far as these cases come
     for split in ("train", "test"):
@@ -171,6 +173,9 @@ COMMANDS = [
     (f"{FILTER} --tokens 5", "--tokens: not allowed with argument --keep"),
     (f"{FILTER} --column loss", "--column loss: scores has no header"),
     (f"{FILTER} --labels short.de", "short.de"),
+    (f"{FILTER} --labels nothing.tsv", "nothing.tsv"),
+    (f"{FILTER} --labels no-columns.tsv", "no-columns.tsv, line 1: no columns 'id' and 'kind'"),
+    (f"{FILTER} --labels bad-row.tsv", "bad-row.tsv, line 2: not 2 cells with a line number"),
     (f"{FILTER} --out train.de out.en", "--out train.de: a file that is read"),
     (f"{FILTER} --out a-file/out.de out.en", "a-file: a file, where a folder is wanted; move it away"),
     # vision

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterable
 
 import torch
@@ -679,7 +679,7 @@ class MetaTrainer(CountsSkipped):
             "mean_tokens": self.mean_tokens,
             "gradient": self.config.gradient,
             "gradient_mode": self.gradient_mode,
-            "ahead": self._ahead and asdict(self._ahead),
+            "ahead": self._ahead and {**vars(self._ahead), "dev": vars(self._ahead.dev)},
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
             "window": self.window.state_dict() if self.window is not None else self._saved_window,

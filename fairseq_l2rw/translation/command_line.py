@@ -12,7 +12,7 @@ import argparse
 import difflib
 import functools
 import sys
-from typing import Any, Callable, NoReturn, Sequence
+from typing import Any, Callable, Iterable, NoReturn, Sequence
 
 from fairseq import options
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_REGISTRY
@@ -35,15 +35,8 @@ def check_command_line(words: Sequence[str], check_criterion: Callable[[str], No
     """
     choices = {name: list(entry["registry"]) for name, entry in REGISTRIES.items()}
     choices["arch"] = [*ARCH_MODEL_REGISTRY, *MODEL_REGISTRY]
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--task")
-    for name in choices:
-        parser.add_argument("--" + name.replace("_", "-"), *(["-a"] if name == "arch" else []), dest=name)
-    try:
-        given = vars(parser.parse_known_args(words)[0])
-    except argparse.ArgumentError:
-        return  # an option without its value: fairseq's parser says so
-    if given["task"] != TASK:
+    given = _given(words, choices)
+    if given.get("task") != TASK:
         return
     if given["criterion"] is not None:
         check_criterion(given["criterion"])
@@ -62,7 +55,7 @@ def guard_parsing() -> None:
 
     @functools.wraps(parse)
     def brief(parser: argparse.ArgumentParser, input_args: Sequence[str] | None = None, *args: Any, **kwargs: Any):
-        if _task(sys.argv[1:] if input_args is None else input_args) == TASK:
+        if _given(sys.argv[1:] if input_args is None else input_args).get("task") == TASK:
             tell_errors_in_one_line(parser)
         return parse(parser, input_args, *args, **kwargs)
 
@@ -70,14 +63,17 @@ def guard_parsing() -> None:
     options.parse_args_and_arch = brief
 
 
-def _task(words: Sequence[str]) -> str | None:
-    """What a command line gives with ``--task``."""
+def _given(words: Sequence[str], names: Iterable[str] = ()) -> dict[str, str | None]:
+    """What a command line gives with ``--task`` and with other options; nothing where one of them is without its value, of
+    which fairseq's parser tells."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--task")
+    for name in names:
+        parser.add_argument("--" + name.replace("_", "-"), *(["-a"] if name == "arch" else []), dest=name)
     try:
-        return parser.parse_known_args([str(word) for word in words])[0].task
+        return vars(parser.parse_known_args([str(word) for word in words])[0])
     except argparse.ArgumentError:
-        return None  # without its value
+        return {}
 
 
 def tell_errors_in_one_line(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer
+from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer, influence
 from fairseq_l2rw.meta.skipped import MOST_SKIPPED_IN_A_ROW
 from tests.meta.harness import fresh, make_trainer, run_update
 from tests.oracles import toy_batch
@@ -90,22 +90,25 @@ def test_the_row_goes_on_after_a_resume():
     assert (other.skipped, other.skipped_in_a_row) == (3, 3)
 
 
-@pytest.mark.parametrize("kind", ["overflow", "memory"])
-def test_an_influence_that_is_none(kind, monkeypatch):
-    from fairseq_l2rw.meta import influence
-
+def spoil_influences(patch, kind, value):
+    """Forward mode gives one influence that is `value`, or finds no memory, until the patch is undone."""
     forward = influence.MODES["forward"]
 
     def spoilt(*arguments):
         if kind == "memory":
             raise torch.OutOfMemoryError("CUDA out of memory")
         losses, c = forward(*arguments)
-        return losses, torch.where(torch.arange(len(c)) == 1, float("inf"), c)
+        return losses, torch.where(torch.arange(len(c)) == 1, value, c)
 
+    patch.setitem(influence.MODES, "forward", spoilt)
+
+
+@pytest.mark.parametrize("kind", ["overflow", "memory"])
+def test_an_influence_that_is_none(kind, monkeypatch):
     trainer = trainer_of()
-    monkeypatch.setitem(influence.MODES, "forward", spoilt)
-    assert run_update(trainer, BATCHES, 0, 0.5)[0] is None and trainer.skipped == 1
-    monkeypatch.setitem(influence.MODES, "forward", forward)
+    with monkeypatch.context() as patch:
+        spoil_influences(patch, kind, float("inf"))
+        assert run_update(trainer, BATCHES, 0, 0.5)[0] is None and trainer.skipped == 1
     assert run_update(trainer, BATCHES, 1, 0.5, updates=1)[0] is not None
     assert all(torch.isfinite(t).all() for t in trainer.teacher.state_dict().values())
 
@@ -242,17 +245,7 @@ def test_l2r_with_a_dev_gradient_that_is_none(kind):
 @pytest.mark.parametrize("kind", ["overflow", "memory"])
 def test_l2r_with_influences_that_are_none(kind, monkeypatch):
     """Without numbers no weights: the batch counts as in plain training, it is not left out."""
-    from fairseq_l2rw.meta import influence
-
-    forward = influence.MODES["forward"]
-
-    def spoilt(*arguments):
-        if kind == "memory":
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        losses, c = forward(*arguments)
-        return losses, torch.where(torch.arange(len(c)) == 1, float("nan"), c)
-
-    monkeypatch.setitem(influence.MODES, "forward", spoilt)
+    spoil_influences(monkeypatch, kind, float("nan"))
     trainer = trainer_of(teacher="l2r")
     with pytest.raises(L2RWError, match="10 teacher updates in a row came to nothing; the last: influences .* smaller --max-tokens"):
         for t in range(MOST_SKIPPED_IN_A_ROW):
