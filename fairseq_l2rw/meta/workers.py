@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from typing import Any
 
 import torch
@@ -74,3 +75,13 @@ def workers() -> Workers:
 def several_workers() -> bool:
     """Is this one of several data-parallel workers?"""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def leave_at_exit() -> None:
+    """Has this process leave gloo's group before Python ends, which fairseq does not.
+
+    Else a worker whose peers were gone first can abort at its very end ("terminate called without an active exception"), and a training
+    that went well is told to have failed.
+    """
+    if several_workers() and dist.get_backend() == "gloo":
+        atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)

@@ -30,7 +30,7 @@ from fairseq_l2rw.corpus.lines import line_map
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import FeatureLayout, MetaTrainer, RuleTrainer
 from fairseq_l2rw.meta.reweighters import rule_class
-from fairseq_l2rw.meta.workers import several_workers, workers
+from fairseq_l2rw.meta.workers import leave_at_exit, several_workers, workers
 from fairseq_l2rw.translation.capture import Capture, parse_inputs
 from fairseq_l2rw.translation.command_line import TASK
 from fairseq_l2rw.translation.config import L2RWTranslationConfig, check_way_of_training, meta_config
@@ -120,6 +120,7 @@ class L2RWTranslationTask(TranslationTask):
         check_way_of_training(self.cfg)
         if self.cfg.meta_gradient == "unrolled" and several_workers():
             raise L2RWError("--meta-gradient unrolled works with one worker only; give forward, or train with one")
+        leave_at_exit()
         capture = Capture.of(model, self.cfg, self.tgt_dict.pad())
         self.dev_batches = self._build_dev_batches(model)
         self.meta = self.make_meta(model, capture)

@@ -13,6 +13,7 @@ from fairseq_l2rw.meta import workers
 COUNTS = [(3, 3), (2, 5), (0, 4), (4, 0), (1, 0), (0, 0)]
 
 WORKER = f"""
+import atexit
 import importlib.util
 import sys
 import torch
@@ -30,7 +31,8 @@ for counts in {COUNTS}:
     values = torch.arange(counts[rank]) + 100 * rank
     out.append((gather_rows(values.float().unsqueeze(1).repeat(1, 3)), gather_rows(values.double())))
 torch.save(out, sys.argv[3])
-dist.destroy_process_group()
+atexit.register(lambda: print("in a group at the end:", dist.is_initialized()))
+module.leave_at_exit()
 """
 
 
@@ -47,16 +49,18 @@ def gathered(tmp_path_factory):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(rank), str(folder / "meet"), str(files[rank])],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for rank in range(2)
     ]  # fmt: skip
     try:
-        errors = [p.communicate(timeout=300)[1] for p in processes]
+        outputs, errors = zip(*(p.communicate(timeout=300) for p in processes))
     finally:
         for p in processes:
             p.kill()
     assert [p.returncode for p in processes] == [0, 0], errors
+    assert all("in a group at the end: False" in output for output in outputs)  # leave_at_exit
     return [torch.load(f) for f in files]
 
 
