@@ -63,7 +63,7 @@ VISION = "vision"
 DURING_A_SAVE = 4  # every so many-th kill
 #: names of files of a save while they are being written, the kills by turns: fairseq's first file, its copy; the vision trainer's only one
 PARTS = {
-    VISION: [r"checkpoint_last\.pt\.part\d+$"],
+    VISION: [r"checkpoint_last\.pt\.part$"],
     "": [r"checkpoint_\d+_\d+\.pt\.tmp$", r"checkpoint_last\.pt\.tmp$"],
 }
 
@@ -152,7 +152,7 @@ class Training:
         while not reached() and all(process.poll() is None for process in processes):
             time.sleep(0.001)
 
-    def unfinished(self, part: str = r"\.(tmp|part\d+)$") -> list[str]:
+    def unfinished(self, part: str = r"\.(tmp|part)$") -> list[str]:
         """Names of the files of a checkpoint that are being written."""
         return sorted(name for name in os.listdir(self.save) if re.search(part, name)) if self.save.exists() else []
 

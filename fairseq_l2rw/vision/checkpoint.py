@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 
@@ -17,7 +16,7 @@ FREE = ("save_dir", "tensorboard_logdir", "root", "download", "labels", "compare
 
 def save(folder: Path, state: dict) -> None:
     """Writes ``checkpoint_last.pt``, at once or not at all."""
-    part = folder / f"{FILE}.part{os.getpid()}"
+    part = folder / f"{FILE}.part"  # one name: what a killed save left there, the next one overwrites
     try:
         torch.save(state, part)
         part.replace(folder / FILE)

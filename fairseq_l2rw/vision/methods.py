@@ -52,6 +52,11 @@ class Method:
         """The optimizer has stepped; returns figures to log."""
         return {}
 
+    @property
+    def skipped(self) -> int | None:
+        """Teacher updates that came to nothing so far; None where no teacher learns."""
+        return None
+
     def state_dict(self) -> dict:
         return {}
 
@@ -148,6 +153,10 @@ class Core(Method):
         if report is None or report.meta_loss is None:
             return {}
         return {"meta_loss": report.meta_loss, "teacher_gnorm": report.gradient_norm}
+
+    @property
+    def skipped(self):
+        return self.core.skipped
 
     def state_dict(self):
         return self.core.state_dict()

@@ -19,7 +19,9 @@
 ``weights``
     ``{"clean": [...], "wrong": [...]}``: counts of the weights in 20 bins from 0 to 1 (larger ones are in the last), by whether the label is right;
 ``meta_loss``, ``teacher_gnorm``
-    mean over the epoch's teacher updates of the dev loss (nats) and of the norm of the teacher's gradient; ``teacher_updates`` is their number.
+    mean over the epoch's teacher updates of the dev loss (nats) and of the norm of the teacher's gradient; ``teacher_updates`` is their number;
+``meta_skipped``
+    teacher updates so far that came to nothing (a dev loss or an influence that is no number); missing where the teacher is none of the core.
 
 What concerns weights is missing with uniform weights; a weight is the one that an image had in the epoch's training step.
 ``config.json`` beside it holds the options, ``result.json`` the results once the run is done. With ``--tensorboard-logdir``

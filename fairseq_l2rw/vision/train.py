@@ -140,6 +140,8 @@ class Training:
         if reports:
             figures["teacher_updates"] = len(reports)
             figures |= {name: sum(r[name] for r in reports) / len(reports) for name in reports[0]}
+        if self.method.skipped is not None:
+            figures["meta_skipped"] = self.method.skipped
         figures |= self.measure()
         self.last = {name: value for name, value in figures.items() if name in ("accuracy", "auc")}
         if "valid_accuracy" in figures and not (self.chosen and self.chosen["valid_accuracy"] >= figures["valid_accuracy"]):

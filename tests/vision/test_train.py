@@ -1,5 +1,6 @@
 """A run: learns, resumes bit by bit, and writes what it says."""
 
+import dataclasses
 import json
 
 import pytest
@@ -106,13 +107,29 @@ def test_a_checkpoint_is_never_executed(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
+def test_teacher_updates_that_come_to_nothing_are_counted_and_many_end_the_run(monkeypatch, tmp_path):
+    run = training(teacher="deep", schedule="4")
+    meta_batch = run.meta_batch
+
+    def spoilt():
+        batch = meta_batch()
+        return dataclasses.replace(batch, images=batch.images * float("nan"))
+
+    monkeypatch.setattr(run, "meta_batch", spoilt)
+    with pytest.raises(L2RWError, match="10 teacher updates in a row came to nothing; the last: "):
+        run.run(tmp_path)
+    rows = metrics.read(tmp_path / metrics.FILE)
+    # five updates an epoch, of which the first two are before --meta-start
+    assert [row["meta_skipped"] for row in rows] == [3, 8] and all(row["accuracy"] > 0.2 for row in rows)
+
+
 def test_figures_of_an_epoch(tmp_path):
     run = training(teacher="deep", valid_size=12, schedule="2")
     result = run.run(tmp_path)
     row = metrics.read(tmp_path / metrics.FILE)[-1]
     wrong = run.parts.wrong
     assert row["updates"] == 2 * (88 // 20) == run.updates
-    assert row["lr"] == 0.1 and row["teacher_updates"] == 4
+    assert row["lr"] == 0.1 and row["teacher_updates"] == 4 and row["meta_skipped"] == 0
     seen = ~run.weights.isnan()
     assert int(seen.sum()) == 80 and sum(row["weights"]["clean"]) == int((seen & ~wrong).sum())
     w = run.weights[seen]
