@@ -14,7 +14,7 @@ id is unique over all of them.
 import heapq
 import itertools
 import os
-from typing import Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from fairseq_l2rw.corpus.bitext import read_lines
 from fairseq_l2rw.errors import L2RWError
@@ -93,7 +93,7 @@ def iter_labels(path: str) -> Iterator[Tuple[int, str]]:
     """Raw line number and kind of noise, from a TSV with the columns ``id`` and ``kind``.
 
     Raises:
-        L2RWError: the file has no such columns, or a line that does not fit them.
+        L2RWError: the file is missing or has no such columns (at once), or a line does not fit them (on reading it).
     """
     lines = read_lines(path)
     header = next(lines, "").split("\t")
@@ -101,6 +101,10 @@ def iter_labels(path: str) -> Iterator[Tuple[int, str]]:
         raise L2RWError(
             f"{path}, line 1: no columns 'id' and 'kind'; give a label file as 'fairseq-l2rw corrupt' writes it"
         )
+    return _label_rows(path, lines, header)
+
+
+def _label_rows(path: str, lines: Iterator[str], header: List[str]) -> Iterator[Tuple[int, str]]:
     id_column, kind_column = header.index("id"), header.index("kind")
     for number, line in enumerate(lines, start=2):
         cells = line.split("\t")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fairseq_l2rw.corpus.bitext import write_lines
-from fairseq_l2rw.corpus.lines import data_folder, dropped_lines, line_map, raw_line_numbers, raw_lines
+from fairseq_l2rw.corpus.lines import data_folder, dropped_lines, iter_labels, line_map, raw_line_numbers, raw_lines
 from fairseq_l2rw.errors import L2RWError
 
 
@@ -45,3 +45,10 @@ def test_the_folder_of_a_shard(tmp_path):
     for given in (data, shards[1], ":".join(map(str, shards))):
         assert data_folder(str(given)) == str(data)
     assert data_folder(str(tmp_path / "other")) == str(tmp_path / "other")
+
+
+def test_labels_that_are_none_are_told_before_the_first_is_read(tmp_path):
+    (tmp_path / "plain.txt").write_text("ein Hund\n")
+    for name, message in (("missing.tsv", "missing.tsv"), ("plain.txt", "plain.txt, line 1: no columns 'id' and 'kind'")):
+        with pytest.raises(L2RWError, match=message):
+            iter_labels(str(tmp_path / name))
