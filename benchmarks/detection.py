@@ -52,14 +52,16 @@ def weights_by_kind(weights: Sequence[float], kinds: Sequence[str]) -> dict[str,
     return result
 
 
-def read_weights(path: Path, column: str = "weight") -> tuple[np.ndarray, np.ndarray]:
-    """Raw lines and weights (or another column) of a file of ``fairseq-l2rw weights``; lines without a weight are left out."""
+def read_weights(path: Path, *columns: str) -> tuple[np.ndarray, ...]:
+    """Raw lines and weights of a file of ``fairseq-l2rw weights``, and any other columns of numbers; lines without one of them are
+    left out."""
     opened = gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else open(path, encoding="utf-8", newline="")
     with opened as handle:
         rows = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
-        pairs = [(int(row["id"]), float(row[column])) for row in rows if _is_number(row[column])]
-    ids, weights = zip(*pairs) if pairs else ((), ())
-    return np.array(ids, dtype=np.int64), np.array(weights)
+        names = ("weight", *columns)
+        pairs = [(int(row["id"]), *(float(row[name]) for name in names)) for row in rows if all(_is_number(row[name]) for name in names)]
+    ids, *numbers = zip(*pairs) if pairs else ((),) * (1 + len(names))
+    return np.array(ids, dtype=np.int64), *map(np.array, numbers)
 
 
 def over_time(rows, labels: Mapping[int, str], width: int) -> list[dict]:

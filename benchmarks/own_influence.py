@@ -37,8 +37,7 @@ def measure(run: Path, labels: dict[int, str], head: str, since: int) -> tuple[l
     for row in read_log(str(run / "influence.tsv.gz")):
         if row.head == head and row.update >= since:
             sums.setdefault(row.id, []).append(row.influence)
-    ids, weights = read_weights(run / "weights.tsv.gz")
-    _, own_head = read_weights(run / "weights.tsv.gz", f"weight_{head}")
+    ids, weights, own_head = read_weights(run / "weights.tsv.gz", f"weight_{head}")
     measured = np.array([i in sums for i in ids.tolist()], dtype=bool)
     ids, weights, own_head = ids[measured], weights[measured], own_head[measured].clip(1e-9, 1 - 1e-9)
     if not len(ids):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from fairseq_l2rw.errors import L2RWError
@@ -121,6 +122,11 @@ class MetaConfig:
             raise L2RWError(
                 "--meta-contrast is empty: name at least one KIND:ALPHA, or give --meta-objective loss"
             )
+
+    @property
+    def prior_logit(self) -> float:
+        """logit p."""
+        return math.log(self.prior / (1 - self.prior))
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -175,8 +175,7 @@ class MetaTrainer(CountsSkipped):
             return None
         if self.identify is None:
             raise L2RWError("--teacher-own-influence: these examples have no numbers; leave it out")
-        prior_logit = math.log(config.prior / (1 - config.prior))
-        return OwnInfluence(len(config.heads), config.own_influence, prior_logit, config.prior_strength)
+        return OwnInfluence(len(config.heads), config.own_influence, config.prior_logit, config.prior_strength)
 
     def _teacher_groups(self) -> list[dict]:
         """All parameters that the hypergradient trains in one group, or g's in one of their own where they learn otherwise."""
@@ -450,17 +449,17 @@ class MetaTrainer(CountsSkipped):
         self.skipped_in_a_row = 0
         # W_s dJ / dw_i is an example's own share, whatever the size of its batch
         shares = torch.cat([g * step.denominator for g, step in zip(gradients, steps)])
-        gradient = torch.cat(gradients)
+        gradient, ids = torch.cat(gradients), self._ids()
         if self.config.replay == 0 and self.config.prior_strength == 0:
             # the exact gradient: sum_i dJ/dw_i dw_i/d omega, where the weights were
             inputs = self._of_all_rows("standardized", self.teacher.width)
             gradient_norm = self._step_teacher([(inputs, gradient.float(), None)], dev.head, reduction="sum")
         else:
-            gradient_norm = self._learn(dev, self._of_all_rows("features", self.teacher.layout.width), shares.float())
+            gradient_norm = self._learn(dev, self._of_all_rows("features", self.teacher.layout.width), shares.float(), ids)
         parts = [step.weights * c / step.denominator for c, step in zip(influences, steps)]
         return TeacherReport(
             self.config.heads[dev.head], dev.value, gradient_norm, torch.cat(influences), gradient,
-            weights=torch.cat([step.weights for step in steps]), shares=torch.cat(parts), ids=self._ids(),
+            weights=torch.cat([step.weights for step in steps]), shares=torch.cat(parts), ids=ids,
         )  # fmt: skip
 
     def _ids(self) -> Tensor | None:
@@ -622,7 +621,7 @@ class MetaTrainer(CountsSkipped):
 
     # ---- the teacher's step -------------------------------------------------
 
-    def _learn(self, dev, rows: Tensor, target: Tensor) -> float:
+    def _learn(self, dev, rows: Tensor, target: Tensor, ids: Tensor | None) -> float:
         """Trains the head of this turn; returns the mean norm of its gradient.
 
         The loss of a step, per row: target_i w_i + tau KL(Bernoulli(w_i) || Bernoulli(p)), the target being
@@ -634,7 +633,7 @@ class MetaTrainer(CountsSkipped):
             return 0.0
         target = target / scale
         if self.own is not None:
-            self.own.add(dev.head, self._ids(), target)
+            self.own.add(dev.head, ids, target)
         if config.replay == 0:
             return self._step_teacher([(inputs(rows), target, config.prior_strength)], dev.head)
         buffer = self.replay[dev.head]
@@ -660,7 +659,6 @@ class MetaTrainer(CountsSkipped):
     def _step_teacher(self, batches, head: int, reduction: str = "mean") -> float:
         norms = []
         parameters = self.teacher.own_parameters()
-        prior_logit = torch.logit(torch.tensor(self.config.prior, dtype=torch.float64)).item()
         for inputs, target, strength in batches:
             self.teacher_optimizer.zero_grad(set_to_none=True)
             with torch.enable_grad():
@@ -670,7 +668,7 @@ class MetaTrainer(CountsSkipped):
                 if strength:
                     # KL(Bernoulli(w) || Bernoulli(p)) = w (logit w - logit p) + log(1 - w) - log(1 - p)
                     per_row = per_row + strength * (
-                        w * (logit - prior_logit) + torch.nn.functional.logsigmoid(-logit)
+                        w * (logit - self.config.prior_logit) + torch.nn.functional.logsigmoid(-logit)
                     )
                 loss = per_row.sum() if reduction == "sum" else per_row.mean()
                 loss.backward()

@@ -7,8 +7,8 @@ import torch
 
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta.own_influence import MOST, OwnInfluence
-from tests.meta.harness import make_trainer, run_update
-from tests.meta.test_trainer import BATCHES, SETTINGS, adam, equal, go_on, through_a_file, trainer_of
+from tests.meta.harness import run_update
+from tests.meta.test_trainer import BATCHES, SETTINGS, equal, go_on, resumed, trainer_of
 
 
 def test_the_guess_after_n_measurements():
@@ -84,13 +84,6 @@ def test_resuming_goes_on_bit_exactly(forgotten):
     settings = {**SETTINGS, "own_influence": 0.5, "identify": number}
     one = trainer_of(**settings)
     go_on(one, 0, 7)
-    student, optimizer_state = copy.deepcopy(one.student), copy.deepcopy(one.optimizer.state_dict())
-    state = through_a_file(one.state_dict())
-    optimizer = adam(student.module.parameters())
-    optimizer.load_state_dict(optimizer_state)
-    other = make_trainer(student, optimizer, **settings)
-    if forgotten:
-        state["own"] = None
-    other.load_state_dict(state)
+    other = resumed(one, settings, **({"own": None} if forgotten else {}))
     go_on(one, 7, 11), go_on(other, 7, 11)
     assert equal(one.state_dict(), other.state_dict()) != forgotten

@@ -351,6 +351,22 @@ def equal(a, b):
     return a == b
 
 
+def resumed(one, settings, **changed):
+    """A trainer that has read the checkpoint of another, with its student and its optimizer.
+
+    Args:
+        settings: as the other one's.
+        changed: parts of the teacher's state -> what stands there instead.
+    """
+    student, optimizer_state = copy.deepcopy(one.student), copy.deepcopy(one.optimizer.state_dict())
+    state = through_a_file(one.state_dict())
+    optimizer = adam(student.module.parameters())
+    optimizer.load_state_dict(optimizer_state)
+    other = make_trainer(student, optimizer, **settings)
+    other.load_state_dict({**state, **changed})
+    return other
+
+
 #: dropping any of these must be noticed
 PARTS = ("teacher", "teacher_optimizer", "objective", "replay", "running", "mean_tokens")
 
@@ -364,15 +380,8 @@ def test_resuming_goes_on_bit_exactly(objective, dropped):
     settings = {**SETTINGS, "objective": objective}
     one = trainer_of(**settings)
     go_on(one, 0, 7)
-    student, optimizer_state = copy.deepcopy(one.student), copy.deepcopy(one.optimizer.state_dict())
-    state = through_a_file(one.state_dict())
-
-    optimizer = adam(student.module.parameters())
-    optimizer.load_state_dict(optimizer_state)
-    other = make_trainer(student, optimizer, **settings)
-    if dropped:
-        state[dropped] = 1.0 if dropped == "mean_tokens" else other.state_dict()[dropped]
-    other.load_state_dict(state)
+    fresh_state = trainer_of(**settings).state_dict()
+    other = resumed(one, settings, **({dropped: 1.0 if dropped == "mean_tokens" else fresh_state[dropped]} if dropped else {}))
     wanted, got = go_on(one, 7, 11), go_on(other, 7, 11)
     same = equal(one.state_dict(), other.state_dict()) and all(
         torch.equal(a, b) for a, b in zip(one.student.module.parameters(), other.student.module.parameters())
