@@ -37,6 +37,7 @@ GROUPS = {
         "encoder": "--teacher-inputs encoder,surface",
         "decoder": "--teacher-inputs decoder,surface",
     },
+    "interactions": {"means": "--teacher-interactions means"},
     "objective": {"loss": "--meta-objective loss"},
     "window": {"K=2": "--meta-window 2", "K=4": "--meta-window 4"},
     "interval": {f"every-{n}": f"--meta-interval {n}" for n in (1, 2, 4, 8)},
@@ -61,8 +62,8 @@ def conditions(groups: list[str], start: int, updates: int) -> dict[str, Conditi
             raise L2RWError(f"--groups: unknown group '{group}'; choose from {', '.join(GROUPS)}")
         for value, option in GROUPS[group].items():
             words = option.format(half=start // 2, later=(start + updates) // 2).split(" ")
-            # of a part of the states the base has no statistics
-            alone = value in ("encoder", "decoder")
+            # of other states than the default's the base has no statistics
+            alone = value in ("encoder", "decoder", "means")
             out[f"{group}-{value}"] = Condition(f"{group}-{value}", ("--teacher", "deep", *words), alone=alone)
     return out
 

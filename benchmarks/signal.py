@@ -210,7 +210,7 @@ class Probe:
             losses, _, n_tokens = self.criterion.sentence_losses(self.model, net_output, batch.sample)
             source = net_input["src_tokens"]
             lengths = source.ne(self.task.source_dictionary.pad()).sum(1)
-            parts.append((self.meta.features(losses, n_tokens, lengths, states.means(source, target)), losses, n_tokens))
+            parts.append((self.meta.features(losses, n_tokens, lengths, states.internal(source, target)), losses, n_tokens))
         return tuple(torch.cat(part) for part in zip(*parts))
 
 

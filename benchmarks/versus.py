@@ -88,7 +88,7 @@ class Bench:
             losses, n_tokens = self.student.losses(self.batch)
         source, target = self.batch["net_input"]["src_tokens"], self.batch["target"]
         lengths = source.ne(self.student.criterion.padding_idx).sum(1)
-        return losses, n_tokens, lengths, states.means(source, target)
+        return losses, n_tokens, lengths, states.internal(source, target)
 
     def step(self, meta: MetaTrainer | None, dev=None):
         """The student's weighted step, with the teacher update of ``meta`` or, for None, without one."""

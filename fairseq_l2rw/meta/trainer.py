@@ -718,7 +718,7 @@ class MetaTrainer(CountsSkipped):
                 self.probe.load_state_dict(state["probe"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise L2RWError(
-                "the teacher in the checkpoint does not fit these options (--teacher-inputs, --teacher-states, "
+                "the teacher in the checkpoint does not fit these options (--teacher-inputs, --teacher-states, --teacher-interactions, "
                 "--teacher-hidden-dim, --teacher-layers, --meta-objective, --meta-contrast); give those it was trained with"
             ) from error
         self.objective.load_state_dict(state["objective"], self.through)

@@ -1,4 +1,4 @@
-"""The student's internal states I_i: masked means of encoder and decoder layers, taken by hooks.
+"""The student's internal states I_i, taken by hooks: masked means of encoder and decoder layers, and late interactions.
 
 Layer -1 is what the encoder hands to the decoder, and what the decoder hands to the output projection;
 0, 1, ... are the outputs of ``encoder.layers[k]`` and ``decoder.layers[k]``. So any encoder-decoder of
@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import reweighters
 from fairseq_l2rw.meta.functional import evaluating
+from fairseq_l2rw.translation.late_interaction import late_interactions, output_embedding
 
 #: names under which fairseq's decoders keep their output projection
 PROJECTIONS = ("output_projection", "fc_out", "fc3")
 LAST = -1
 PARTS = ("encoder", "decoder")
+#: how source and target meet: token by token (:mod:`fairseq_l2rw.translation.late_interaction`), or in their means alone
+INTERACTIONS = TOKENS, MEANS = ("tokens", "means")
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -56,12 +59,16 @@ class Capture:
         layers: which layers to take.
         padding: index of the padding symbol.
         parts: ``encoder`` and ``decoder``, or one of them.
+        interactions: ``tokens`` or ``means``; with one part alone there is nothing to interact. Students whose encoder states
+            and output embeddings differ in width have none either.
 
     Raises:
         L2RWError: the student has no encoder and decoder, or not that layer.
     """
 
-    def __init__(self, model: nn.Module, layers: tuple[int, ...], padding: int, parts: tuple[str, ...] = PARTS):
+    def __init__(
+        self, model: nn.Module, layers: tuple[int, ...], padding: int, parts: tuple[str, ...] = PARTS, interactions: str = MEANS
+    ):
         for part in PARTS:
             if not isinstance(getattr(model, part, None), nn.Module):
                 raise L2RWError(
@@ -72,11 +79,18 @@ class Capture:
         for layer in layers:
             for part in PARTS:
                 self._check(part, layer)
+        both = set(parts) == set(PARTS)
+        self.embedding = output_embedding(model.decoder, self._projection()) if both and interactions == TOKENS else None
+
+    def _projection(self) -> nn.Module | None:
+        decoder = self.model.decoder
+        return next((p for name in PROJECTIONS if isinstance(p := getattr(decoder, name, None), nn.Module)), None)
 
     @classmethod
     def of(cls, model: nn.Module, cfg, padding: int) -> Capture:
         """What the options of the task ask for."""
-        return cls(model, parse_layers(cfg.teacher_layers), padding, parse_inputs(cfg.teacher_inputs)[1])
+        parts = parse_inputs(cfg.teacher_inputs)[1]
+        return cls(model, parse_layers(cfg.teacher_layers), padding, parts, cfg.teacher_interactions)
 
     def _check(self, part, layer):
         stack = getattr(getattr(self.model, part), "layers", None)
@@ -87,14 +101,19 @@ class Capture:
     @contextmanager
     def states(self):
         """Inside, one forward pass of the model is watched; gives a :class:`States`."""
-        watched = States(self.padding, self.parts)
+        watched = States(self.padding, self.parts, self.embedding)
         encoder, decoder = self.model.encoder, self.model.decoder
         handles, shadowed = [], False
         try:
+            if self.embedding is not None:
+                handles.append(encoder.register_forward_hook(watched.saw_output))
+                for layer in getattr(decoder, "layers", None) or []:  # all: layer drop may leave the last out
+                    if isinstance(attention := getattr(layer, "encoder_attn", None), nn.Module):
+                        handles.append(attention.register_forward_hook(watched.saw_attention))
             for layer in self.layers:
                 if layer == LAST:
                     handles.append(encoder.register_forward_hook(watched.saw_encoder))
-                    projection = next((p for n in PROJECTIONS if isinstance(p := getattr(decoder, n, None), nn.Module)), None)
+                    projection = self._projection()
                     if projection is not None:
                         handles.append(projection.register_forward_pre_hook(watched.saw_projection))
                     else:  # tied output embeddings without a module of their own
@@ -117,29 +136,27 @@ class Capture:
         lengths = torch.tensor([source_length], device=device)
         with torch.no_grad(), evaluating(self.model), self.states() as states:
             self.model(src_tokens=tokens, src_lengths=lengths, prev_output_tokens=tokens)
-        return tuple(block.shape[1] for block in states.means(tokens, tokens))
+        return tuple(block.shape[1] for block in states.internal(tokens, tokens))
 
 
 class States:
     """What the hooks saw in one forward pass."""
 
-    def __init__(self, padding: int, parts: tuple[str, ...] = PARTS):
-        self.padding, self.parts = padding, parts
+    def __init__(self, padding: int, parts: tuple[str, ...] = PARTS, embedding: Tensor | None = None):
+        self.padding, self.parts, self.embedding = padding, parts, embedding
         self.encoder: list[tuple[Tensor, Tensor | None]] = []
         self.decoder: list[Tensor] = []
+        self.output: tuple[Tensor, Tensor | None] | None = None
+        self.attended: Tensor | None = None
 
     def saw_encoder(self, module, inputs, output):
-        if isinstance(output, dict):
-            states, mask = output["encoder_out"], output.get("encoder_padding_mask")
-            mask = mask[0] if isinstance(mask, (list, tuple)) and len(mask) else mask
-            mask = mask if isinstance(mask, Tensor) else None
-            if isinstance(states, tuple):  # fconv: [B, T, C] twice
-                self.encoder.append((states[0], mask))
-            else:  # transformer: [T, B, C], mask [B, T]
-                self.encoder.append((states[0].transpose(0, 1), mask))
-        else:  # lstm: [T, B, C], ..., mask [T, B]
-            mask = output[3] if len(output) > 3 else None
-            self.encoder.append((output[0].transpose(0, 1), None if mask is None else mask.t()))
+        self.encoder.append(_encoder_output(output))
+
+    def saw_output(self, module, inputs, output):
+        self.output = _encoder_output(output)
+
+    def saw_attention(self, module, inputs, output):
+        self.attended = _first(output).transpose(0, 1)
 
     def saw_encoder_layer(self, module, inputs, output):
         self.encoder.append((_first(output).transpose(0, 1), None))
@@ -177,6 +194,32 @@ class States:
         for states in self.decoder if "decoder" in self.parts else []:
             blocks.append(_masked_mean(states.detach(), target.eq(self.padding)))
         return blocks
+
+    def internal(self, source: Tensor, target: Tensor) -> list[Tensor]:
+        """I_i: :meth:`means`, and as one block more, where both parts are watched, the late interactions ``[B, 3]``."""
+        blocks = self.means(source, target)
+        if self.embedding is not None and self.output is not None and self.output[0].shape[2] == self.embedding.shape[1]:
+            encoder, mask = self.output
+            attended = self.attended
+            if attended is not None and attended.shape[2] != self.embedding.shape[1]:
+                attended = None
+            padded = source.eq(self.padding) if mask is None else mask
+            padded_target = target.eq(self.padding)
+            blocks.append(late_interactions(encoder, padded, attended, self.embedding, target, padded_target))
+        return blocks
+
+
+def _encoder_output(output) -> tuple[Tensor, Tensor | None]:
+    """States ``[B, S, H]`` of an encoder's output, and its padding mask ``[B, S]`` if it has one."""
+    if isinstance(output, dict):
+        states, mask = output["encoder_out"], output.get("encoder_padding_mask")
+        mask = mask[0] if isinstance(mask, (list, tuple)) and len(mask) else mask
+        mask = mask if isinstance(mask, Tensor) else None
+        if isinstance(states, tuple):  # fconv: [B, T, C] twice
+            return states[0], mask
+        return states[0].transpose(0, 1), mask  # transformer: [T, B, C], mask [B, T]
+    mask = output[3] if len(output) > 3 else None  # lstm: [T, B, C], ..., mask [T, B]
+    return output[0].transpose(0, 1), None if mask is None else mask.t()
 
 
 def _masked_mean(states: Tensor, padded: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from fairseq_l2rw.corpus.influence_log import check_log_name
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import reweighters
 from fairseq_l2rw.meta.config import GRADIENTS, NORMALIZATIONS, OBJECTIVES, MetaConfig, parse_contrast
-from fairseq_l2rw.translation.capture import parse_inputs, parse_layers
+from fairseq_l2rw.translation.capture import INTERACTIONS, TOKENS, parse_inputs, parse_layers
 from fairseq_l2rw.translation.corruptions import CORRUPTIONS
 
 DEFAULT_CONTRAST = "misaligned:0.5,untranslated:0.45,misordered:0.12,truncated:0.3"
@@ -33,6 +33,12 @@ class L2RWTranslationConfig(TranslationConfig):
         default="probe",
         metadata={"help": "how the deep teacher sees the student's states: through a probe for each kind of noise, trained to tell "
                           "sound from spoilt dev pairs (with --meta-objective contrastive), or directly: probe or direct"},
+    )  # fmt: skip
+    teacher_interactions: str = field(
+        default=TOKENS,
+        metadata={"help": "how source and target meet in the states: token by token, by the cosines of encoder states and attention "
+                          "with the output embeddings of the target, beside the means of the states; or in these means alone: "
+                          f"{' or '.join(INTERACTIONS)}"},
     )  # fmt: skip
     teacher_lr: float = field(default=1e-3, metadata={"help": "learning rate of the teacher (AdamW)"})
     teacher_hidden_dim: int = field(default=128, metadata={"help": "width of the teacher's hidden layers"})
@@ -152,6 +158,8 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
     reweighters.check_name(cfg.teacher)
     parse_inputs(cfg.teacher_inputs)
     parse_layers(cfg.teacher_layers)
+    if cfg.teacher_interactions not in INTERACTIONS:
+        raise L2RWError(f"--teacher-interactions {cfg.teacher_interactions}: give {' or '.join(INTERACTIONS)}")
     if cfg.skip_below is not None:
         if not 0 < cfg.skip_below < 1:
             raise L2RWError(f"--skip-below {cfg.skip_below}: give a weight between 0 and 1")

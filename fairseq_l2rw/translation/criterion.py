@@ -86,7 +86,7 @@ class L2RWCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             losses, nll, n_tokens = self.sentence_losses(model, net_output, sample)
         source = sample["net_input"]["src_tokens"]
         source_lengths = source.ne(self.task.source_dictionary.pad()).sum(1)
-        internal = states.means(source, sample["target"])
+        internal = states.internal(source, sample["target"])
         features, weights = meta.weigh(losses, n_tokens, source_lengths, internal, sample, random_state)
         # as fairseq's sample size: prefix tokens that --ignore-prefix-size leaves out of the loss are counted
         target_lengths = sample["target"].ne(self.padding_idx).sum(1)

@@ -37,7 +37,7 @@ class TranslationStudent:
         with self.capture.states() as states:
             losses, n_tokens = self.losses(batch)
         lengths = source.ne(self.vocabulary.pad).sum(1)  # both languages pad with the same index, fairseq sees to that
-        return Examined(losses, n_tokens, lengths, states.means(source, batch["target"]))
+        return Examined(losses, n_tokens, lengths, states.internal(source, batch["target"]))
 
     def dev_loss(self, batch):
         losses, n_tokens = self.losses(batch)

@@ -123,7 +123,7 @@ class Weigher:
             net_output = self.model(**sample["net_input"])
         losses, _, n_tokens = self.criterion.sentence_losses(self.model, net_output, sample)
         lengths = source.ne(self.task.source_dictionary.pad()).sum(1)
-        heads = self.meta.teacher(self.meta.features(losses, n_tokens, lengths, states.means(source, target)))
+        heads = self.meta.teacher(self.meta.features(losses, n_tokens, lengths, states.internal(source, target)))
         return torch.cat([heads.prod(1, keepdim=True), heads, (losses / n_tokens.clamp(min=1)).unsqueeze(1)], dim=1)
 
 

@@ -47,5 +47,5 @@ def test_an_early_start_has_a_base_of_its_own(tmp_path):
 
 
 def test_unknown_group(tmp_path):
-    with pytest.raises(L2RWError, match="--groups: unknown group 'inputz'; choose from inputs, objective, window"):
+    with pytest.raises(L2RWError, match="--groups: unknown group 'inputz'; choose from inputs, interactions, objective, window"):
         ablation.main(["--size", "tiny", "--out", str(tmp_path), "--groups", "inputz"])

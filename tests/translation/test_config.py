@@ -95,6 +95,7 @@ BAD = [
     ("meta_dev_interval", 0, "give 1 or more"),
     ("meta_window", 0, "give 1 or more"),
     ("teacher_states", "both", "choose one of probe, direct"),
+    ("teacher_interactions", "maxsim", "give tokens or means"),
     ("meta_start", -1, "give 0 or more"),
     ("meta_gradient", "sideways", "choose one of forward, backward, ghost"),
 ]
@@ -120,7 +121,7 @@ def parser():
 def test_every_option_of_ours_is_on_the_command_line_with_help():
     actions = {s: a for a in parser()._actions for s in a.option_strings}
     ours = [n for n in L2RWTranslationConfig.__dataclass_fields__ if n.startswith(OURS)]
-    assert len(ours) == 28
+    assert len(ours) == 29
     for name in ours:
         assert len(actions["--" + name.replace("_", "-")].help) > 15, name
 
