@@ -55,6 +55,7 @@ class VisionConfig:
 
     teacher: str = _option("deep", "what weighs the images: deep, surface, loss, l2r, self_paced, mwn (Meta-Weight-Net as published), uniform, or finetuned (uniform, then the trusted images)", metavar="NAME")
     teacher_inputs: str = _option("both", "what the deep teacher sees: internal, surface or both", metavar="WHAT")
+    teacher_states: str = _option("probe", "how the deep teacher sees the states: through a probe, trained to tell trusted images from mislabelled ones (contrastive objective), or directly", choices=("probe", "direct"))
     teacher_lr: float = _option(1e-3, "of the teacher (AdamW)", metavar="LR")
     teacher_hidden_dim: int = _option(32, "its width", metavar="N")
     teacher_weight_decay: float = _option(0.01, "its weight decay", metavar="D")

@@ -98,6 +98,7 @@ class Core(Method):
         settings = MetaConfig(
             objective=config.meta_objective,
             contrast=parse_contrast(config.meta_contrast, KINDS) if config.meta_objective == "contrastive" else {},
+            states=config.teacher_states,
             momentum=config.meta_momentum,
             normalization=config.weight_normalization,
             gradient=config.meta_gradient,
@@ -115,7 +116,7 @@ class Core(Method):
             max_update=max_update,
             seed=config.seed,
         )
-        layout = FeatureLayout((student.module.width,))
+        self.student, layout = student, FeatureLayout(student.widths)
         self.is_rule = reweighters.rule_class(config.teacher) is not None
         self.core: MetaTrainer | RuleTrainer
         if self.is_rule:
@@ -141,7 +142,7 @@ class Core(Method):
     def weigh(self, batch, losses, features, state):
         ones = torch.ones_like(losses.detach())
         seen = (batch, state) if self.is_rule else ()
-        rows, weights = self.core.weigh(losses, ones, ones, [features], *seen)
+        rows, weights = self.core.weigh(losses, ones, ones, self.student.states(features, batch.labels), *seen)
         self.core.record(batch, rows, weights, losses, ones, ones, state)
         return weights
 

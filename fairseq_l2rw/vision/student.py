@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairseq_l2rw.meta.functional import untracked
+from fairseq_l2rw.meta.student import Examined
 from fairseq_l2rw.vision.models import Classifier, batch_norms
 
 #: what ``--meta-contrast`` may name
@@ -55,9 +56,43 @@ class ImageStudent:
         losses, _ = self.outputs(batch, self.module)
         return losses, torch.ones_like(losses.detach())
 
+    def states(self, features: Tensor, labels: Tensor) -> list[Tensor]:
+        """I_i: the pooled features, the classifier's row for the given label, and how close the two are.
+
+        As for a sentence pair there are two sides to compare, the image and its label.
+
+        Args:
+            features: ``[N, H]``.
+            labels: ``[N]``.
+
+        Returns:
+            Detached, float32: features and rows ``[N, H]``, and ``[N, 2]``: the cosine of the two, and the highest cosine of
+            the features with another label's row. As wide as :attr:`widths`.
+        """
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+            features, rows = features.detach().float(), self.module.head.weight.detach().float()
+            cosines = F.normalize(features, dim=1) @ F.normalize(rows, dim=1).t()  # [N, K]
+            own = labels.unsqueeze(1)
+            others = cosines.scatter(1, own, -1.0).amax(1, keepdim=True)
+            return [features, rows[labels], torch.cat([cosines.gather(1, own), others], dim=1)]
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """Widths of the blocks of :meth:`states`."""
+        return self.module.width, self.module.width, 2
+
+    def examine(self, batch: Batch) -> Examined:
+        with self._dev_statistics():
+            losses, features = self.outputs(batch, self.module)
+        ones = torch.ones_like(losses.detach())
+        return Examined(losses, ones, ones, self.states(features, batch.labels))
+
     def dev_loss(self, batch: Batch) -> Tensor:
-        with own_statistics(self.module) if self.dev_batchnorm == "batch" else nullcontext():
+        with self._dev_statistics():
             return self.losses(batch)[0].mean()
+
+    def _dev_statistics(self):
+        return own_statistics(self.module) if self.dev_batchnorm == "batch" else nullcontext()
 
     def corrupt(self, batch: Batch, kind: str, seed: int) -> Batch | None:
         """The same images with each other's labels: the labels rotated within the batch; None for a batch of one."""

@@ -136,3 +136,42 @@ def test_shares_make_the_whole():
         whole = made.dev_loss(data)
         assert torch.allclose(sum(made.dev_loss(part) * share for part, share in parts), whole)
     assert made.share(batch(2, 1), 2, 3) is None
+
+
+def test_states_against_a_loop():
+    """Features, the row of the given label, its cosine with the features, and the highest with another label's row."""
+    made, data = student(), batch(5, 9)
+    features = made.outputs(data)[1]
+    blocks = made.states(features, data.labels)
+    assert tuple(block.shape[1] for block in blocks) == made.widths
+    assert not any(block.requires_grad for block in blocks)
+    rows = made.module.head.weight.detach()
+    for i, label in enumerate(data.labels.tolist()):
+        cosines = [float(torch.nn.functional.cosine_similarity(features[i].detach(), row, dim=0)) for row in rows]
+        own = cosines.pop(label)
+        assert torch.allclose(blocks[0][i], features[i].detach().float())
+        assert torch.equal(blocks[1][i], rows[label].float())
+        assert blocks[2][i].tolist() == pytest.approx([own, max(cosines)], abs=1e-6)
+
+
+def test_states_in_half_precision():
+    made, data = student(), batch(5, 9)
+    features = made.outputs(data)[1]
+    half = made.states(features.half(), data.labels)
+    assert all(torch.allclose(a, b, atol=1e-2) for a, b in zip(half, made.states(features, data.labels)))
+    assert all(block.dtype == torch.float32 for block in half)
+
+
+@pytest.mark.parametrize("batchnorm", ["batch", "running"])
+def test_examined_as_the_dev_loss(batchnorm):
+    """J of what was examined is the dev loss, with the same statistics, and leaves none behind."""
+    made, data = student(dev_batchnorm=batchnorm), batch(6, 3)
+    with evaluating(made.module):
+        before = statistics(made.module)
+        examined, loss = made.examine(data), made.dev_loss(data)
+        assert same(before, statistics(made.module))
+    assert torch.equal(examined.losses.mean(), loss) and examined.losses.requires_grad
+    assert examined.n_tokens.tolist() == examined.source_lengths.tolist() == [1.0] * 6
+    with evaluating(made.module):
+        other = ImageStudent(made.module, "running" if batchnorm == "batch" else "batch").examine(data)
+    assert not torch.allclose(other.losses, examined.losses)  # a negative control

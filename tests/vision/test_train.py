@@ -233,3 +233,19 @@ def test_l2r_weights():
     _, weights, _ = run.step(run.parts.train, index)
     assert 0 < int((weights > 0).sum()) < 20
     assert torch.allclose(weights, helps * 20 / helps.sum(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options, probed",
+    [({}, True), ({"teacher_states": "direct"}, False), ({"meta_objective": "loss"}, False), ({"teacher": "loss"}, False)],
+)
+def test_the_deep_teacher_has_a_probe(options, probed):
+    """With the contrastive objective alone, and unless it is to see the states directly; the probe learns from trusted images."""
+    made = training(**options)
+    teacher = made.method.core.teacher
+    assert (teacher.probe is not None) == probed
+    assert teacher.layout.internal == made.student.widths
+    if probed:
+        before = [p.clone() for p in teacher.probe.parameters()]
+        made.train_epoch()
+        assert any(not torch.equal(a, b) for a, b in zip(before, teacher.probe.parameters()))
