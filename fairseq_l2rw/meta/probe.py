@@ -3,10 +3,10 @@
 Equations, for kind k, x the lengths and states of an example (never its loss: training examples are partly learnt by
 heart, dev examples are not)::
 
-    min over P_k:   E_sound log(1 + exp(-P_k(x)))  +  E_spoilt log(1 + exp(P_k(x)))
+    min over P_k:   E_sound log(1 + exp(-P_k(m x)))  +  E_spoilt log(1 + exp(P_k(m x)))
     s_k(x) = P_k(x) / 3,  between -3 and 3
 
-P_k is an MLP trained by logistic regression on the dev batches that the contrastive objective runs through the student
+m is dropout on the inputs (0.3): a few hundred dev pairs are little for as many inputs. P_k is an MLP trained by logistic regression on the dev batches that the contrastive objective runs through the student
 anyway, sound and spoilt. The teacher's heads see s_k in place of the states: one number, learnt from labels that cost
 nothing, where hundreds of inputs fit the noise of single influences. What that number is worth as a weight, the
 hypergradient alone decides.
@@ -24,6 +24,7 @@ from fairseq_l2rw.meta.replay import ReplayRows
 #: surface columns that a probe sees: lengths and their ratio
 LENGTHS = slice(LOSS_COLUMNS, LOSS_COLUMNS + 3)
 TEMPERATURE, LIMIT = 3.0, 3.0
+DROPOUT = 0.3
 
 
 class Probe(nn.Module):
@@ -46,9 +47,13 @@ class Probe(nn.Module):
         surface, internal = self.layout.split(self.standardizer(rows))
         return torch.cat([surface[:, LENGTHS], *interactions(internal)], dim=1)
 
-    def logit(self, rows: Tensor, kind: int) -> Tensor:
-        """P_k, ``[N]``, attached."""
-        return self.nets[kind](self._inputs(rows)).squeeze(1)
+    def logit(self, rows: Tensor, kind: int, generator: torch.Generator | None = None) -> Tensor:
+        """P_k, ``[N]``, attached; of inputs under dropout, drawn from the generator (of the CPU) where there is one."""
+        inputs = self._inputs(rows)
+        if generator is not None:
+            kept = torch.rand(inputs.shape, generator=generator) >= DROPOUT
+            inputs = inputs * kept.to(inputs) / (1 - DROPOUT)
+        return self.nets[kind](inputs).squeeze(1)
 
     @torch.no_grad()
     def forward(self, rows: Tensor, only: int | None = None) -> Tensor:
@@ -90,7 +95,7 @@ class ProbeTrainer:
         for _ in range(self.steps):
             some, label = self.rows[kind].sample(self.batch, generator)
             with torch.enable_grad():
-                logit = self.probe.logit(some, kind)
+                logit = self.probe.logit(some, kind, generator)
                 loss = nn.functional.binary_cross_entropy_with_logits(logit, label.to(logit))
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()

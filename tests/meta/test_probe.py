@@ -191,3 +191,17 @@ def test_the_exact_teacher_gradient_through_a_probe():
     for name, want in zip(names, torch.autograd.grad(loss, parameters)):
         assert torch.allclose(seen[name], want, rtol=1e-5, atol=1e-6 * float(want.abs().max())), name
         assert want.abs().max() > 1e-6, name
+
+
+def test_dropout_of_the_inputs():
+    """Drawn from the generator alone, in training alone, and right on average; torch's own stream is left alone."""
+    probe, some = trained().probe, rows(40, 5)
+    plain = probe.logit(some, 0)
+    before = torch.get_rng_state()
+    draw = lambda seed: probe.logit(some, 0, torch.Generator().manual_seed(seed))  # noqa: E731
+    assert torch.equal(draw(3), draw(3)) and not torch.equal(draw(3), draw(4)) and not torch.equal(draw(3), plain)
+    assert torch.equal(torch.get_rng_state(), before)
+    linear = torch.nn.Linear(probe._inputs(some).shape[1], 1)
+    probe.nets[0] = linear  # of a linear probe the mean over many masks is what there is without
+    mean = torch.stack([draw(seed) for seed in range(2000)]).mean(0)
+    assert torch.allclose(mean, probe.logit(some, 0), atol=0.1)
