@@ -76,7 +76,7 @@ class L2RWTranslationConfig(TranslationConfig):
                           "(default: meta where there is one, else valid)"},
     )  # fmt: skip
     meta_max_tokens: Optional[int] = field(
-        default=None, metadata={"help": "size of a dev batch in tokens (default: a quarter of a training batch, but not below 500)"}
+        default=None, metadata={"help": "size of a dev batch in tokens (default: a fifth of a training batch, but not below 400)"}
     )
     meta_objective: str = field(
         default="contrastive", metadata={"help": f"what the teacher minimises on the dev set: {' or '.join(OBJECTIVES)}"}

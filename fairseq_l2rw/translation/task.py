@@ -45,7 +45,7 @@ from fairseq_l2rw.translation.student import TranslationStudent
 logger = logging.getLogger(__name__)
 
 #: a dev batch is this part of a training batch, but has so many tokens at least
-DEV_SHARE, SMALLEST_DEV_BATCH = 0.25, 500
+DEV_SHARE, SMALLEST_DEV_BATCH = 0.2, 400
 #: what fairseq's --amp runs the model in
 autocast = functools.partial(torch.autocast, "cuda")
 
