@@ -144,6 +144,6 @@ def test_every_setting_is_checked_by_some_bad_value():
     assert MetaConfig(contrast={"k": 1.0})
 
 
-@pytest.mark.parametrize("whole, smallest, part", [(None, 500, None), (4000, 500, 1000), (1000, 500, 500), (300, 500, 300)])
+@pytest.mark.parametrize("whole, smallest, part", [(None, 400, None), (4000, 400, 800), (1000, 400, 400), (300, 400, 300)])
 def test_default_size_of_a_dev_batch(whole, smallest, part):
     assert _part(whole, smallest) == part
