@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Callable
 
@@ -154,13 +154,38 @@ class _Axis:
 class _Use:
     """One use of parameters: ``product`` until it is taken, ``deltas`` that wait for it, and where the examples are."""
 
-    def __init__(self, key: tuple, product: Product, output: Tensor, axis: _Axis | None):
-        self.key, self.product, self.shape, self.axis = key, product, output.shape, axis
+    def __init__(self, key: tuple, product: Product, shape: torch.Size, axis: _Axis | None):
+        self.key, self.product, self.shape, self.axis = key, product, shape, axis
         self.deltas: list[Tensor] = []
-        self.output = output if axis is None else None  # until the axis is known
 
     def __str__(self):
         return f"{self.key[1]} in {self.key[0]}"
+
+
+@dataclass
+class _AxisProbe:
+    """The gradient of one loss goes by the uses.
+
+    Attributes:
+        others: all examples but that one ``[N]``.
+        axes: use -> where its examples may be; what the gradient contradicts is taken out.
+        met: uses that the gradient came by.
+        told: those for which it was not all zero.
+    """
+
+    others: Tensor
+    axes: dict[_Use, list[_Axis]]
+    met: set[_Use] = field(default_factory=set)
+    told: set[_Use] = field(default_factory=set)
+
+    def look(self, use: _Use, delta: Tensor) -> None:
+        if use not in self.axes:
+            return
+        self.met.add(use)
+        if delta.any():
+            self.told.add(use)
+            delta, n = delta.reshape(use.shape), len(self.others)
+            self.axes[use] = [a for a in self.axes[use] if not a.unfolded(delta, n)[self.others].any()]
 
 
 class Ghost(TorchFunctionMode):
@@ -198,7 +223,7 @@ class Ghost(TorchFunctionMode):
         self._derivations: list[Callable[[], None]] = []
         self.seen: set[int] = set()
         self._occurrences: Counter = Counter()
-        self._probing = False
+        self._probe: _AxisProbe | None = None
         self._total: Tensor | None = None
         self._seed: Tensor | None = None
 
@@ -267,7 +292,7 @@ class Ghost(TorchFunctionMode):
         what = (getattr(function, "__name__", str(function)), *(self.labels[id(t)] for t in used))
         self._occurrences[what] += 1
         key = (*what, self._occurrences[what])
-        use = _Use(key, product, output, self.axes.get(key))
+        use = _Use(key, product, output.shape, self.axes.get(key))
         self.uses.append(use)
         # an operation in place on a view, as `q *= scaling`, cuts the view's own hook off, not that of its base
         base = output._base if output._is_view() and output._base.requires_grad else output
@@ -290,8 +315,6 @@ class Ghost(TorchFunctionMode):
             unknown = [use for use in self.uses if use.axis is None]
             if unknown and not self.problems:
                 self._find_axes(losses, unknown)
-        for use in self.uses:
-            use.output = None
         if self.problems:
             self._release()
         elif losses.requires_grad:
@@ -301,29 +324,22 @@ class Ghost(TorchFunctionMode):
         """Where are the examples? There, and nowhere else, the gradient of one loss is zero but for one entry.
 
         A size alone does not tell: a sentence may be as long as the batch. It costs one backward pass in all of a training,
-        seldom a few.
+        seldom a few; the gradients of the uses are looked at as they come by, for together they would be as large as the pass.
         """
         n = len(losses)
         open_ = {use: [_Axis(a, fast) for a, size in enumerate(use.shape) if size and size % n == 0
                        for fast in ((False, True) if size > n else (False,))] for use in unknown}  # fmt: skip
-        self._probing = True
         for row in range(min(n, 8)):
-            others = torch.arange(n, device=losses.device) != row
-            outputs = [use.output for use in open_]
-            gradients = torch.autograd.grad(losses[row], outputs, retain_graph=True, allow_unused=True)
-            for use, gradient in zip(list(open_), gradients):
-                if gradient is None:  # no loss depends on it
-                    del open_[use]
-                    continue
-                if not gradient.any():
-                    continue
-                open_[use] = [a for a in open_[use] if not a.unfolded(gradient, n)[others].any()]
-                if len(open_[use]) == 1:
-                    (use.axis,) = open_.pop(use)
-                    self.axes[use.key] = use.axis
+            self._probe = _AxisProbe(torch.arange(n, device=losses.device) != row, open_)
+            torch.autograd.grad(losses[row], self.parameters, retain_graph=True, allow_unused=True)
+            for use in set(open_) - self._probe.met:  # no loss depends on it
+                del open_[use]
+            for use in [use for use, axes in open_.items() if len(axes) == 1 and use in self._probe.told]:
+                (use.axis,) = open_.pop(use)
+                self.axes[use.key] = use.axis
             if not open_ or not all(open_.values()):
                 break
-        self._probing = False
+        self._probe = None
         for use, axes in open_.items():
             why = "cannot be told" if axes else "is none: it mixes the examples"
             self.problems.append(f"{use} (the axis of the examples {why})")
@@ -331,11 +347,14 @@ class Ghost(TorchFunctionMode):
     # ---- the backward pass --------------------------------------------------
 
     def _saw_seed(self, gradient):
-        if not self._probing:
+        if self._probe is None:
             self._seed = gradient.detach().to(self._total)
 
     def _read(self, use, delta):
-        if self._probing or use.product is None or self._total is None or self.problems:
+        if self._probe is not None:
+            self._probe.look(use, delta)
+            return
+        if use.product is None or self._total is None or self.problems:
             return
         if self.vector is None:
             use.deltas.append(delta)
