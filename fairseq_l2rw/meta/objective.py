@@ -5,7 +5,8 @@
     J_k = l(x, y) - alpha_k l(x, corrupt_k(x, y)),    adjoint = g - alpha_k g_k
 
 with g, g_k the dev gradients of the clean and of the spoilt batch, each an exponential average over
-teacher updates (``momentum``; 0 takes the newest). The kinds take turns, one a teacher update.
+teacher updates (``momentum``; 0 takes the newest). The kinds take turns, one a teacher update. An average over updates is
+an approximation anyway and as large as the student, so it is kept in bfloat16 where the student is in single precision.
 
 Inner products <a, b> = -a . S(b), with S(b) the step vector of adjoint b, tell two things at no extra pass.
 They pair the newest gradient with the average of OTHER dev batches, because within one batch its own
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from fairseq_l2rw.meta.clipping import dot
 from fairseq_l2rw.meta.dev_pass import DevPass
+from fairseq_l2rw.meta.masters import at_least_single
 from fairseq_l2rw.meta.student import Student
 
 CLEAN = "clean"
@@ -128,7 +130,8 @@ class Objective:
             self._take(term, newest.pop(term))
         adjoint = self._average(CLEAN)
         if kind:
-            torch._foreach_add_(adjoint, self.averages[kind], alpha=-alpha / self._correction(kind))
+            for a, b in zip(adjoint, self.averages[kind]):
+                a.add_(b.to(a.dtype), alpha=-alpha / self._correction(kind))
         return DevGradient(head, adjoint, values[CLEAN], alpha)
 
     def alpha(self, kind: str) -> float:
@@ -147,7 +150,7 @@ class Objective:
         """Takes the inner products of the newest gradients with the averages without them into averages of their own."""
         of_average = []
         for b in (CLEAN, kind):  # one vector at a time: each is as large as the student
-            vector, correction = step_vector(self.averages[b]), self._correction(b)
+            vector, correction = step_vector(list(map(at_least_single, self.averages[b]))), self._correction(b)
             of_average.append([-dot(newest[a], vector) / correction for a in (CLEAN, kind)])
             del vector
         seen = [of_average[b][a] for a in (0, 1) for b in (0, 1)]
@@ -175,18 +178,18 @@ class Objective:
     def _take(self, term, gradient):
         m = self.momentum
         if term not in self.averages or m == 0:
-            self.averages[term] = list(torch._foreach_mul(gradient, 1 - m)) if m else gradient
+            self.averages[term] = [_kept(g * (1 - m)) for g in gradient] if m else gradient
             self.counts[term] = 1
         else:
-            torch._foreach_mul_(self.averages[term], m)
-            torch._foreach_add_(self.averages[term], gradient, alpha=1 - m)
+            for a, g in zip(self.averages[term], gradient):
+                a.copy_(a.to(g.dtype).mul_(m).add_(g, alpha=1 - m))
             self.counts[term] += 1
 
     def _correction(self, term) -> float:
         return 1 - self.momentum ** self.counts[term]
 
     def _average(self, term):
-        return list(torch._foreach_div(self.averages[term], self._correction(term)))
+        return [at_least_single(a) / self._correction(term) for a in self.averages[term]]
 
     def state_dict(self) -> dict:
         return {
@@ -200,9 +203,14 @@ class Objective:
     def load_state_dict(self, state: dict, like: Sequence[Tensor]) -> None:
         self.turn = state["turn"]
         self.averages = {
-            term: [g.to(p.device, copy=True) for g, p in zip(gradient, like)]
+            term: [_kept(g.to(p.device, copy=True)) if self.momentum else g.to(p.device, copy=True) for g, p in zip(gradient, like)]
             for term, gradient in state["averages"].items()
         }
         if "dev_pass" in state:  # older checkpoints lack it
             self.dev_pass.load_state_dict(state["dev_pass"])
         self.counts, self.products = dict(state["counts"]), {k: list(v) for k, v in state["products"].items()}
+
+
+def _kept(average: Tensor) -> Tensor:
+    """As an average is kept between updates."""
+    return average.to(torch.bfloat16) if average.dtype == torch.float32 else average

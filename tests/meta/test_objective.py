@@ -269,3 +269,30 @@ def test_state_dict_is_not_changed_by_who_loads_it():
     run(other, student, batches(3, seed=4))
     for term in (CLEAN, "double"):
         assert torch.equal(state["averages"][term][0], before["averages"][term][0])
+
+
+def test_averages_of_a_student_in_single_precision_are_kept_in_half():
+    """They follow those in double precision to within bfloat16's rounding, and come out in single precision."""
+    data, contrast = batches(40), {"double": 0.3}
+    exact, single = Objective(contrast, 0.9, 1), Objective(contrast, 0.9, 1)
+    run(exact, LinearStudent(), data)
+    student = LinearStudent()
+    student.module.float()
+    for dev in run(single, student, [b.float() for b in data]):
+        assert dev.adjoint[0].dtype == torch.float32
+    for term in (CLEAN, "double"):
+        (a,), (b,) = single.averages[term], exact.averages[term]
+        assert a.dtype == torch.bfloat16 and b.dtype == torch.float64
+        error = float((a.double() - b).norm() / b.norm())
+        assert 0 < error < 0.01
+    loaded = Objective(contrast, 0.9, 1)
+    loaded.load_state_dict(single.state_dict(), student.parameters)
+    assert torch.equal(loaded.averages[CLEAN][0], single.averages[CLEAN][0])
+
+
+def test_without_momentum_nothing_is_rounded():
+    student = LinearStudent()
+    student.module.float()
+    data = [b.float() for b in batches(3)]
+    for b, dev in zip(data, run(Objective({}, 0.0, 1), student, data)):
+        assert torch.equal(dev.adjoint[0][0], b)
