@@ -40,8 +40,6 @@ class MetaConfig:
         replay_batch: rows of one replayed step.
         prior: p, the weight of an example about which nothing is known.
         prior_strength: tau, weight of KL(Bernoulli(w) || Bernoulli(p)); 0 is off.
-        own_influence: rho, how much of what a single measured influence says beyond the features is believed
-            (:mod:`~fairseq_l2rw.meta.own_influence`); 0 is off. It needs the prior, and examples that have numbers.
         lr: the teacher's learning rate.
         weight_decay: the teacher's (decoupled) weight decay.
         g_lr_factor: g's learning rate (g: the part of the teacher that sees more than the loss) over ``lr``.
@@ -70,7 +68,6 @@ class MetaConfig:
     replay_batch: int = 512
     prior: float = 0.95
     prior_strength: float = 0.1
-    own_influence: float = 0.0
     lr: float = 1e-3
     weight_decay: float = 0.01
     g_lr_factor: float = 1.0
@@ -110,10 +107,6 @@ class MetaConfig:
             raise L2RWError(f"--self-paced-share {self.paced_share}: give a number above 0")
         if not 0 <= self.momentum < 1:
             raise L2RWError(f"--meta-momentum {self.momentum}: give a number from 0 to below 1")
-        if not 0 <= self.own_influence < 1:
-            raise L2RWError(f"--teacher-own-influence {self.own_influence}: give a number from 0 to below 1")
-        if self.own_influence and not self.prior_strength:
-            raise L2RWError("--teacher-own-influence needs a prior to measure against: leave --teacher-prior-strength 0 out")
         if not 0 < self.prior < 1:
             raise L2RWError(f"--teacher-prior {self.prior}: give a number between 0 and 1")
         if not self.lr > 0:

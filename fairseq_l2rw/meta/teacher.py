@@ -100,12 +100,8 @@ class Teacher(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """w_i^k for every head, from raw rows: ``[N, K]``, each between 0 and 1."""
-        return torch.sigmoid(self.all_logits(rows))
-
-    def all_logits(self, rows: Tensor) -> Tensor:
-        """Logits of every head, from raw rows: ``[N, K]``."""
         inputs = self.inputs(rows)
-        return torch.stack([self.logits(inputs, head) for head in range(len(self.heads))], dim=1)
+        return torch.sigmoid(torch.stack([self.logits(inputs, head) for head in range(len(self.heads))], dim=1))
 
     def logits(self, inputs: Tensor, head: int) -> Tensor:
         """Logit of one head ``[N]`` for rows of :meth:`inputs`."""

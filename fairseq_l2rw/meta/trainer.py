@@ -34,7 +34,6 @@ from fairseq_l2rw.meta.ghost import SMALLEST_WEIGHT, Ghost
 from fairseq_l2rw.meta.linearize import StepRule, rule_for
 from fairseq_l2rw.meta.masters import Master
 from fairseq_l2rw.meta.objective import DevGradient, Objective
-from fairseq_l2rw.meta.own_influence import OwnInfluence
 from fairseq_l2rw.meta.probe import ProbeTrainer
 from fairseq_l2rw.meta.records import BatchRecord, StepRecord
 from fairseq_l2rw.meta.replay import ReplayRows
@@ -150,7 +149,6 @@ class MetaTrainer(CountsSkipped):
         dev_pass = DevPass(HALF_LOSS_SCALE if half else 1.0, self.workers)
         self.objective = Objective(contrast, config.momentum, config.seed, self.probe is not None, dev_pass)
         self.replay = [ReplayRows(config.replay_rows, layout.width) for _ in config.heads]
-        self.own = self._own_influence()
         self.running = RunningScalars()
         self.influence_square: list[float | None] = [None] * len(config.heads)
         self.mean_tokens: float | None = None
@@ -168,14 +166,6 @@ class MetaTrainer(CountsSkipped):
         self._records: list[BatchRecord] = []
         self._ignored = self._unfinished = False
         self._checked = False
-
-    def _own_influence(self) -> OwnInfluence | None:
-        config = self.config
-        if not config.own_influence:
-            return None
-        if self.identify is None:
-            raise L2RWError("--teacher-own-influence: these examples have no numbers; leave it out")
-        return OwnInfluence(len(config.heads), config.own_influence, config.prior_logit, config.prior_strength)
 
     def _teacher_groups(self) -> list[dict]:
         """All parameters that the hypergradient trains in one group, or g's in one of their own where they learn otherwise."""
@@ -278,8 +268,7 @@ class MetaTrainer(CountsSkipped):
             n_tokens: n_i ``[N]``.
             source_lengths: ``[N]``.
             internal: states, one ``[N, H]`` for each block of the layout.
-            batch: as :meth:`record`'s; needed here with ``own_influence`` alone.
-            random_state: likewise, for reweighters that differentiate before the step; not used here.
+            batch: as :meth:`record`'s, and ``random_state`` too: for reweighters that differentiate before the step; not used here.
 
         Returns:
             ``(features [N, D], weights [N])``, detached.
@@ -288,10 +277,7 @@ class MetaTrainer(CountsSkipped):
         if not self.started:
             return rows, torch.ones_like(losses.detach())
         with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):  # as in the teacher's own step
-            logits = self.teacher.all_logits(rows)
-            if self.own is not None:
-                logits = self.own.corrected(self.identify(batch), logits)
-            weights = torch.sigmoid(logits).prod(dim=1)
+            weights = self.teacher(rows).prod(dim=1)
         if self.config.normalization == "batch":
             weights = guarded(weights)
         if self.config.gradient in READING:
@@ -449,17 +435,17 @@ class MetaTrainer(CountsSkipped):
         self.skipped_in_a_row = 0
         # W_s dJ / dw_i is an example's own share, whatever the size of its batch
         shares = torch.cat([g * step.denominator for g, step in zip(gradients, steps)])
-        gradient, ids = torch.cat(gradients), self._ids()
+        gradient = torch.cat(gradients)
         if self.config.replay == 0 and self.config.prior_strength == 0:
             # the exact gradient: sum_i dJ/dw_i dw_i/d omega, where the weights were
             inputs = self._of_all_rows("standardized", self.teacher.width)
             gradient_norm = self._step_teacher([(inputs, gradient.float(), None)], dev.head, reduction="sum")
         else:
-            gradient_norm = self._learn(dev, self._of_all_rows("features", self.teacher.layout.width), shares.float(), ids)
+            gradient_norm = self._learn(dev, self._of_all_rows("features", self.teacher.layout.width), shares.float())
         parts = [step.weights * c / step.denominator for c, step in zip(influences, steps)]
         return TeacherReport(
             self.config.heads[dev.head], dev.value, gradient_norm, torch.cat(influences), gradient,
-            weights=torch.cat([step.weights for step in steps]), shares=torch.cat(parts), ids=ids,
+            weights=torch.cat([step.weights for step in steps]), shares=torch.cat(parts), ids=self._ids(),
         )  # fmt: skip
 
     def _ids(self) -> Tensor | None:
@@ -621,7 +607,7 @@ class MetaTrainer(CountsSkipped):
 
     # ---- the teacher's step -------------------------------------------------
 
-    def _learn(self, dev, rows: Tensor, target: Tensor, ids: Tensor | None) -> float:
+    def _learn(self, dev, rows: Tensor, target: Tensor) -> float:
         """Trains the head of this turn; returns the mean norm of its gradient.
 
         The loss of a step, per row: target_i w_i + tau KL(Bernoulli(w_i) || Bernoulli(p)), the target being
@@ -632,8 +618,6 @@ class MetaTrainer(CountsSkipped):
         if scale is None:  # nothing to compare with yet
             return 0.0
         target = target / scale
-        if self.own is not None:
-            self.own.add(dev.head, ids, target)
         if config.replay == 0:
             return self._step_teacher([(inputs(rows), target, config.prior_strength)], dev.head)
         buffer = self.replay[dev.head]
@@ -689,7 +673,6 @@ class MetaTrainer(CountsSkipped):
             "probe": None if self.probe is None else self.probe.state_dict(),
             "objective": self.objective.state_dict(),
             "replay": [rows.state_dict() for rows in self.replay],
-            "own": self.own and self.own.state_dict(),
             "running": self.running.state_dict(),
             "influence_square": list(self.influence_square),
             "mean_tokens": self.mean_tokens,
@@ -722,8 +705,6 @@ class MetaTrainer(CountsSkipped):
                 "--teacher-hidden-dim, --teacher-layers, --meta-objective, --meta-contrast); give those it was trained with"
             ) from error
         self.objective.load_state_dict(state["objective"], self.through)
-        if self.own is not None and state.get("own"):
-            self.own.load_state_dict(state["own"])
         self.running.load_state_dict(state["running"])
         self.influence_square, self.mean_tokens = list(state["influence_square"]), state["mean_tokens"]
         if state.get("gradient", "forward") == self.config.gradient:  # else another one was asked for since

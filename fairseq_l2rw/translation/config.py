@@ -65,11 +65,6 @@ class L2RWTranslationConfig(TranslationConfig):
     teacher_prior_strength: float = field(
         default=0.1, metadata={"help": "strength of that prior; 0 switches it off"}
     )
-    teacher_own_influence: float = field(
-        default=0.0,
-        metadata={"help": "how much of what a pair's own measured influence says beyond its features is believed, from 0 (off) to "
-                          "below 1; experimental"},
-    )  # fmt: skip
     meta_subset: Optional[str] = field(
         default=None,
         metadata={"help": "binarised split that the dev batches of the hypergradient come from "
@@ -190,7 +185,6 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
         replay_rows=cfg.teacher_replay_rows,
         prior=prior,
         prior_strength=cfg.teacher_prior_strength,
-        own_influence=cfg.teacher_own_influence,
         lr=cfg.teacher_lr,
         max_update=cfg.max_update or 0,
         paced_share=cfg.self_paced_share,

@@ -153,7 +153,7 @@ class L2RWTranslationTask(TranslationTask):
         student = TranslationStudent(model, self._criterion, vocabulary, capture, context)
         half = self.cfg.fp16 or self.cfg.bf16 or self.cfg.amp
         layout = FeatureLayout(capture.widths())
-        identify = self._raw_lines if self._tells_pairs_apart else None
+        identify = self._raw_lines if self.cfg.influence_log is not None else None
         observe = None if self.settled is None else lambda sample, w: self._weighed.append((sample["id"], w))
         if rule_class(self.cfg.teacher) is not None:
             if half:
@@ -213,7 +213,7 @@ class L2RWTranslationTask(TranslationTask):
             if os.path.isfile(path) and os.path.getsize(path) == 0:
                 raise L2RWError(f"{path}: the split '{split}' is empty; binarise it anew from text with sentence pairs")
         super().load_dataset(split, epoch, combine, **kwargs)
-        if split == self.cfg.train_subset and self._tells_pairs_apart:
+        if split == self.cfg.train_subset and self.cfg.influence_log is not None:
             self._raw_ids = self._map_to_raw_lines(split, epoch)
         if split == self.cfg.train_subset and self.settled is not None:
             self.settled.open((epoch - 1) % len(utils.split_paths(self.cfg.data)), len(self.datasets[split]))
@@ -225,10 +225,6 @@ class L2RWTranslationTask(TranslationTask):
             logger.warning("--influence-log: %d pairs, but raw lines of %d; ids are numbers of pairs", pairs, len(numbers))
             return None
         return numbers
-
-    @property
-    def _tells_pairs_apart(self) -> bool:
-        return self.cfg.influence_log is not None or self.cfg.teacher_own_influence > 0
 
     def _raw_lines(self, sample) -> torch.Tensor:
         """Raw line of each pair of a batch ``[B]``."""
@@ -295,7 +291,7 @@ class L2RWTranslationTask(TranslationTask):
                 self._accumulating, self._weighed = True, []
             if self.settled is not None and not ignore_grad:
                 sample = self._without_settled(sample)
-            if self._tells_pairs_apart:
+            if self.cfg.influence_log is not None:
                 sample["raw_line"] = self._raw_lines(sample)  # a window may outlive the folder that an epoch reads
         try:
             result = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)

@@ -47,7 +47,7 @@ def test_the_prior_depends_on_the_number_of_heads(options, prior):
         ("weight_normalization", "batch", "normalization"), ("meta_interval", 3, "interval"), ("meta_start", 0, "start"),
         ("meta_window", 2, "window"), ("meta_params", "decoder", "params"),
         ("meta_gradient", "unrolled", "gradient"), ("teacher_replay", 0, "replay"), ("teacher_replay_rows", 7, "replay_rows"),
-        ("teacher_prior_strength", 0.0, "prior_strength"), ("teacher_own_influence", 0.3, "own_influence"), ("teacher_lr", 0.5, "lr"), ("seed", 9, "seed"),
+        ("teacher_prior_strength", 0.0, "prior_strength"), ("teacher_lr", 0.5, "lr"), ("seed", 9, "seed"),
         ("self_paced_share", 0.5, "paced_share"), ("self_paced_growth", 2.0, "paced_growth"),
         ("self_paced_interval", 9, "paced_interval"),
     ],
@@ -81,8 +81,6 @@ BAD = [
     ("teacher_prior", 0.0, "give a number between 0 and 1"),
     ("teacher_prior_strength", -1.0, "give 0 or more"),
     ("teacher_prior_strength", NAN, "give 0 or more"),
-    ("teacher_own_influence", 1.0, "give a number from 0 to below 1"),
-    ("teacher_own_influence", NAN, "give a number from 0 to below 1"),
     ("meta_max_tokens", 0, "give 1 or more"),
     ("meta_max_tokens", -5, "give 1 or more"),
     ("meta_objective", "dev", "choose one of contrastive, loss"),
@@ -121,7 +119,7 @@ def parser():
 def test_every_option_of_ours_is_on_the_command_line_with_help():
     actions = {s: a for a in parser()._actions for s in a.option_strings}
     ours = [n for n in L2RWTranslationConfig.__dataclass_fields__ if n.startswith(OURS)]
-    assert len(ours) == 29
+    assert len(ours) == 28
     for name in ours:
         assert len(actions["--" + name.replace("_", "-")].help) > 15, name
 

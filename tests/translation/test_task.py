@@ -12,7 +12,7 @@ from fairseq_l2rw.translation.task import L2RWTranslationTask
 
 def task_with(meta):
     task = L2RWTranslationTask.__new__(L2RWTranslationTask)
-    task.cfg, task.settled = SimpleNamespace(influence_log=None, teacher_own_influence=0.0), None
+    task.cfg, task.settled = SimpleNamespace(influence_log=None), None
     task.meta, task._accumulating, task._clipping, task._restored = meta, False, (None, 0.0), False
     return task
 
