@@ -192,7 +192,7 @@ def without(value: object, names: set[str]) -> object:
 def differences(a: object, b: object, where: str = "") -> list[str]:
     """Names of all places at which two nested states are not the same, to the bit."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        same = a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+        same = a.dtype == b.dtype and a.shape == b.shape and torch.equal(*(t.reshape(-1).view(torch.uint8) for t in (a, b)))
         return [] if same else [where]
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         return [place for key in a for place in differences(a[key], b[key], f"{where}/{key}")]

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.kill_resume import differences  # noqa: F401  (for the tests)
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fairseq_l2rw"
 TASK_STATE = "L2RWTranslationTask"  # key of the teacher's state in a checkpoint
@@ -146,18 +148,6 @@ def checkpoint(path: Path) -> dict:
 def teacher_state(path: Path) -> dict:
     """The teacher's parameters and statistics in a checkpoint."""
     return checkpoint(path)["extra_state"][TASK_STATE]["meta"]["teacher"]
-
-
-def differences(a: object, b: object, where: str = "") -> list[str]:
-    """Names of all places at which two nested states are not the same, to the bit."""
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        same = a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
-        return [] if same else [where]
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        return [place for key in a for place in differences(a[key], b[key], f"{where}/{key}")]
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
-        return [place for i, pair in enumerate(zip(a, b)) for place in differences(*pair, f"{where}/{i}")]
-    return [] if type(a) is type(b) and a == b else [where]
 
 
 def training_state(path: Path) -> dict:
