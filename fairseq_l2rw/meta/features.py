@@ -18,7 +18,7 @@ LOSS_COLUMNS = 2
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """Widths of the internal states, one for each block (for translation: encoder, decoder)."""
+    """Widths of the internal states, one for each block (for translation: encoder, decoder, how they meet)."""
 
     internal: tuple[int, ...]
 
