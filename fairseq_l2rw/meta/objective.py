@@ -203,7 +203,7 @@ class Objective:
     def load_state_dict(self, state: dict, like: Sequence[Tensor]) -> None:
         self.turn = state["turn"]
         self.averages = {
-            term: [_kept(g.to(p.device, copy=True)) if self.momentum else g.to(p.device, copy=True) for g, p in zip(gradient, like)]
+            term: [g.to(p.device, copy=True) for g, p in zip(gradient, like)]
             for term, gradient in state["averages"].items()
         }
         if "dev_pass" in state:  # older checkpoints lack it
