@@ -26,8 +26,14 @@ def pyplot():
     return plt
 
 
-def curves(path: Path, panels: dict[str, dict[str, list[tuple[float, float]]]], ylabel: str, ylim=(0.0, 1.0)) -> None:
-    """One panel beside the other, lines over student updates.
+def curves(
+    path: Path,
+    panels: dict[str, dict[str, list[tuple[float, float]]]],
+    ylabel: str,
+    ylim: tuple[float, float] = (0.0, 1.0),
+    xlabel: str = "student updates",
+) -> None:
+    """One panel beside the other, lines over student updates, or what else `xlabel` names.
 
     Args:
         path: without ending.
@@ -43,7 +49,7 @@ def curves(path: Path, panels: dict[str, dict[str, list[tuple[float, float]]]], 
         for name, points in lines.items():
             if points:
                 axis.plot(*zip(*points), marker=".", label=name, color=f"C{names.index(name) % 10}")
-        axis.set(title=title, xlabel="student updates", ylim=ylim)
+        axis.set(title=title, xlabel=xlabel, ylim=ylim)
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel(ylabel)
     axes[0][-1].legend(fontsize="small")
