@@ -3,6 +3,7 @@
     python -m benchmarks.versus --threads 1 --json versus.json
 
 * ``forward``, ``backward``, ``ghost``: ours (the first two exact; the last with the direction of the update before);
+* ``backward, bfloat16``: with ``--meta-precision bfloat16``;
 * ``ghost, dev gradient every Nth``: the same with ``--meta-dev-interval N``, the mean over N teacher updates;
 * ``higher``: Meta-Weight-Net's unrolling: a virtual step with a graph of the gradient, through the differentiable Adam of the
   library ``higher``, then the dev loss at the new parameters and one backward pass to the teacher (exact);
@@ -28,9 +29,10 @@ from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer, RandomStat
 from fairseq_l2rw.meta.functional import evaluating, swapped
 
 SELDOM = "ghost, dev gradient every {}th"
-OURS = ("forward", "backward", "ghost", SELDOM, "finite-difference")
+LOW = "backward, bfloat16"
+OURS = ("forward", "backward", LOW, "ghost", SELDOM, "finite-difference")
 #: contender -> bars: most of the time of `higher`, of SAMA
-BARS = {"forward": (0.6, 1.0), "backward": (0.6, 1.0), "ghost": (0.5, 0.5), SELDOM: (0.5, 0.5)}
+BARS = {"forward": (0.6, 1.0), "backward": (0.6, 1.0), LOW: (0.5, 0.5), "ghost": (0.5, 0.5), SELDOM: (0.5, 0.5)}
 
 
 class Bench:
@@ -60,7 +62,7 @@ class Bench:
         interval = self.dev_interval if mode == SELDOM else 1
         config = MetaConfig(
             objective="loss", momentum=0.0, replay=0, prior_strength=0.0, start=0, normalization="tokens",
-            gradient="ghost" if mode == SELDOM else mode, dev_interval=interval,
+            gradient=mode.split(",")[0], dev_interval=interval, precision="bfloat16" if mode == LOW else "full",
         )  # fmt: skip
         meta = MetaTrainer(self.student, FeatureLayout(self.capture.widths()), config)
         meta.attach(self.optimizer)
@@ -240,7 +242,7 @@ def main(words: list[str] | None = None) -> dict:
                      "quartiles": "{:.3f} to {:.3f}".format(*result["seconds"]["quartiles"]),
                      "plain steps": result["in_steps"], "to higher": result.get("to_higher"), "to SAMA": result.get("to_sama"),
                      "bars": bars and "{} / {}".format(*bars), "hold": holds,
-                     "error": result.get("relative_error"), "cosine": result.get("cosine")})  # fmt: skip
+                     "error": result.get("relative_error") and "{:.1g}".format(result["relative_error"]), "cosine": result.get("cosine")})  # fmt: skip
         results[name.format(arguments.dev_interval)] = result
     print(table(rows))
     if arguments.json:

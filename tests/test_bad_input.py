@@ -267,6 +267,7 @@ OPTIONS = [
     ("weight_normalization", "words", "choose one of"),
     ("meta_interval", 0, "give 1 or more"),
     ("meta_start", -1, "give 0 or more"),
+    ("meta_precision", "half", "choose one of full, bfloat16"),
     ("meta_dev_interval", 0, "give 1 or more"),
     ("meta_window", 0, "give 1 or more"),
     ("meta_gradient", "sideways", "choose one of"),

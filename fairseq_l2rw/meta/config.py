@@ -14,6 +14,7 @@ STATES = ("probe", "direct")
 GRADIENTS = ("forward", "backward", "ghost", "finite-difference", "unrolled")
 #: those that read the student's own backward pass
 READING = ("backward", "ghost")
+PRECISIONS = ("full", "bfloat16")
 
 
 @dataclass
@@ -28,6 +29,7 @@ class MetaConfig:
         momentum: decay of the averages of dev gradients over teacher updates; 0 is off.
         normalization: ``tokens`` (denominator sum n_i) or ``batch`` (sum w_i n_i).
         gradient: how the influence is computed.
+        precision: of the products that read it from the student's backward pass: ``full`` (the student's own) or ``bfloat16``.
         params: regular expression on names of the student's parameters; the hypergradient goes through those in whose
             name it is found (the empty one: all).
         interval: student updates between teacher updates.
@@ -58,6 +60,7 @@ class MetaConfig:
     momentum: float = 0.8
     normalization: str = "tokens"
     gradient: str = "forward"
+    precision: str = "full"
     params: str = ""
     interval: int = 1
     dev_interval: int = 1
@@ -84,6 +87,7 @@ class MetaConfig:
         _choice("--teacher-states", self.states, STATES)
         _choice("--weight-normalization", self.normalization, NORMALIZATIONS)
         _choice("--meta-gradient", self.gradient, GRADIENTS)
+        _choice("--meta-precision", self.precision, PRECISIONS)
         expression(self.params)
         _at_least("--meta-interval", self.interval, 1)
         _at_least("--meta-dev-interval", self.dev_interval, 1)
@@ -100,6 +104,11 @@ class MetaConfig:
         if self.gradient in READING and self.window > 1:
             raise L2RWError(
                 f"--meta-gradient {self.gradient} reads one step, not --meta-window {self.window}; give 1, or forward"
+            )
+        if self.precision != "full" and self.gradient not in READING:
+            raise L2RWError(
+                f"--meta-precision {self.precision} is for products that --meta-gradient {' or '.join(READING)} makes, not for "
+                f"{self.gradient}; give one of these, or leave it out"
             )
         _at_least("--self-paced-growth", self.paced_growth, 1)
         _at_least("--self-paced-interval", self.paced_interval, 1)

@@ -70,7 +70,7 @@ class DevPass:
                 logger.warning("%s", self.failure)
                 return value, None, None
             sound = math.isfinite(value)
-            if sound and all(torch.stack([torch.isfinite(g).all() for g in gradients])):
+            if sound and torch.stack(torch._foreach_norm(gradients)).isfinite().all():
                 self._passed()
                 return value, gradients, self._of_all(examined) if examine and shared is not None else examined
             if not sound or self.loss_scale <= 1:

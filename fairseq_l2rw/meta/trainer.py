@@ -244,7 +244,8 @@ class MetaTrainer(CountsSkipped):
         if not self._reads:
             return nullcontext()
         vector = None if self.gradient_mode == "backward" else self._ahead.vector
-        self._watching = Ghost(self.names, self.through, self._axes, vector)
+        dtype = torch.bfloat16 if self.config.precision == "bfloat16" else None
+        self._watching = Ghost(self.names, self.through, self._axes, vector, dtype)
         return self._watching
 
     @property
@@ -518,7 +519,8 @@ class MetaTrainer(CountsSkipped):
         f = 1.0 if step.raw_norm is None else clipping.factor(step.raw_norm, step.max_norm)
         moved = [(g, v) for g, v in zip(step.gradients, vector) if g is not None]
         g, v = [g for g, _ in moved], [v for _, v in moved]
-        whole, rounding = clipping.dot(g, v) / f, 1e-5 * clipping.norm(g) * clipping.norm(v) / f
+        rounding = (1e-5 if self.config.precision == "full" else 1e-3) * clipping.norm(g) * clipping.norm(v) / f
+        whole = clipping.dot(g, v) / f
         shares = rows.weights * c / rows.denominator
         # clipping makes v orthogonal to g: in a batch of one pair nothing but rounding is left
         if not missed and abs(float(shares.sum()) - whole) > 0.02 * float(shares.abs().sum()) + rounding:

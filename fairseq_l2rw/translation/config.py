@@ -101,6 +101,11 @@ class L2RWTranslationConfig(TranslationConfig):
                           "student's own backward pass, ghost with the dev gradient and the optimizer's state of the teacher "
                           "update before: the fastest, and the only approximate one"},
     )  # fmt: skip
+    meta_precision: str = field(
+        default="full",
+        metadata={"help": "of the products with which backward and ghost read the influence: full (as the student) or bfloat16: "
+                          "cheaper where the processor multiplies it natively, relative error below a thousandth"},
+    )  # fmt: skip
     meta_params: str = field(
         default="",
         metadata={"help": "student parameters that the hypergradient goes through: a regular expression, searched for in their "
@@ -176,6 +181,7 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
         momentum=cfg.meta_momentum,
         normalization=cfg.weight_normalization,
         gradient=cfg.meta_gradient or ("forward" if cfg.meta_window > 1 or cfg.fp16 or cfg.bf16 or cfg.amp else "backward"),
+        precision=cfg.meta_precision,
         params=cfg.meta_params,
         interval=cfg.meta_interval,
         dev_interval=cfg.meta_dev_interval,

@@ -19,6 +19,8 @@ NAN = float("nan")
         ("interval", 0, "--meta-interval 0: give 1 or more"),
         ("start", -1, "--meta-start -1: give 0 or more"),
         ("replay", -1, "--teacher-replay -1: give 0 or more"),
+        ("precision", "half", "--meta-precision half: choose one of full, bfloat16"),
+        ("precision", "bfloat16", "--meta-precision bfloat16 is for products that --meta-gradient backward or ghost makes, not for forward; give one of these, or leave it out"),
         ("dev_interval", 0, "--meta-dev-interval 0: give 1 or more"),
         ("dev_interval", 2, "--meta-dev-interval 2: an older dev gradient would make --meta-gradient forward inexact; give 1, or --meta-gradient ghost"),
         ("replay_rows", 0, "--teacher-replay-rows 0: give 1 or more"),

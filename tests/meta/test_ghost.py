@@ -108,9 +108,9 @@ def prepared(make, scale=1e-3):
     return student, batch, names, parameters, vector, weights, torch.tensor(want, dtype=torch.float64), gradient
 
 
-def haunted(student, batch, names, parameters, vector, weights, axes=None, seed=7, known=True):
+def haunted(student, batch, names, parameters, vector, weights, axes=None, seed=7, known=True, dtype=None):
     """The ghost of a pass, after its backward pass."""
-    ghost = Ghost(names, parameters, {} if axes is None else axes, vector if known else None)
+    ghost = Ghost(names, parameters, {} if axes is None else axes, vector if known else None, dtype)
     torch.manual_seed(seed)
     with ghost:
         losses, _ = student.losses(batch)
@@ -141,6 +141,16 @@ def test_exact(name):
     assert all(id(p) in ghost.seen for p in parameters)
     assert float(ghost.along()) == pytest.approx(0.3 * float((arguments[-1] * want).sum()), rel=1e-8)
     assert len(want) == 1 or want.unique().numel() == len(want)
+
+
+@pytest.mark.parametrize("name", COVERED)
+def test_products_in_bfloat16(name):
+    """Nearly the same, but not quite: they really are made in it."""
+    *arguments, want, _ = prepared(COVERED[name])
+    for known in (True, False):
+        ghost = haunted(*arguments, known=known, dtype=torch.bfloat16)
+        c = ghost.influence(None if known else arguments[4])
+        assert c.dtype == torch.float64 and 1e-6 < float((c - want).norm() / want.norm()) < 0.02
 
 
 def test_some_parameters_only():

@@ -56,6 +56,10 @@ def test_each_option_arrives(option, value, setting):
     assert getattr(config(), setting) != value == getattr(config(**{option: value}), setting)
 
 
+def test_the_precision_arrives():
+    assert config(meta_precision="bfloat16").precision == "bfloat16" != config().precision
+
+
 def test_the_dev_interval_arrives():
     assert config(meta_gradient="ghost", meta_dev_interval=3).dev_interval == 3 != config().dev_interval
 
@@ -91,6 +95,7 @@ BAD = [
     ("weight_normalization", "none", "choose one of tokens, batch"),
     ("meta_interval", 0, "give 1 or more"),
     ("meta_dev_interval", 0, "give 1 or more"),
+    ("meta_precision", "half", "choose one of full, bfloat16"),
     ("meta_window", 0, "give 1 or more"),
     ("teacher_states", "both", "choose one of probe, direct"),
     ("teacher_interactions", "maxsim", "give tokens or means"),
@@ -119,7 +124,7 @@ def parser():
 def test_every_option_of_ours_is_on_the_command_line_with_help():
     actions = {s: a for a in parser()._actions for s in a.option_strings}
     ours = [n for n in L2RWTranslationConfig.__dataclass_fields__ if n.startswith(OURS)]
-    assert len(ours) == 28
+    assert len(ours) == 29
     for name in ours:
         assert len(actions["--" + name.replace("_", "-")].help) > 15, name
 
