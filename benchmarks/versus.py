@@ -8,7 +8,8 @@
 * ``higher``: Meta-Weight-Net's unrolling: a virtual step with a graph of the gradient, through the differentiable Adam of the
   library ``higher``, then the dev loss at the new parameters and one backward pass to the teacher (exact);
 * ``SAMA``: Betty's algorithm, written from its paper (``benchmarks/sama.py``), both sides of the difference with the step's own
-  dropout masks and features of the pairs (its own code draws and computes new ones for each side).
+  dropout masks and features of the pairs (its own code draws and computes new ones for each side);
+* ``Betty's SAMA`` (``--betty DIR``, a checkout of its source): the same by its own code.
 
 Time is what a teacher update adds to the student's own weighted step (for ``backward`` and ``ghost`` that is measured by turns
 with and without it). The error is that of the teacher's gradient against ``unrolled``, which differentiates the step as autograd does.
@@ -23,7 +24,7 @@ import tempfile
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks import sama, workload
+from benchmarks import betty_sama, sama, workload
 from benchmarks.record import table, write_json
 from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer, RandomState
 from fairseq_l2rw.meta.functional import evaluating, swapped
@@ -136,8 +137,8 @@ class Bench:
                 value = self.student.dev_loss(self.dev)
             return torch.autograd.grad(value, teacher)
 
-    def sama(self):
-        """SAMA's update after the student's step has been made; gradients still in place."""
+    def sama(self, betty=None):
+        """SAMA's update after the student's step has been made; gradients still in place. ``betty``: its own function."""
         meta = self.metas["forward"]
         with evaluating(self.student.module):
             gradient = torch.autograd.grad(self.student.dev_loss(self.dev), self.parameters, allow_unused=True)
@@ -149,8 +150,11 @@ class Bench:
                 losses, n_tokens, _, _ = self._forward(meta)
             return self._weighted(meta.teacher, losses.detach(), n_tokens, self.rows)
 
-        diagonals = sama.adaptation(self.optimizer, self.parameters)
         teacher = list(meta.teacher.parameters())
+        if betty is not None:
+            problem = betty_sama.Problem(self.parameters, self.optimizer, base_loss, self.alpha)
+            return betty_sama.teacher_gradient(betty, problem, gradient, teacher)
+        diagonals = sama.adaptation(self.optimizer, self.parameters)
         return sama.teacher_gradient(self.parameters, gradient, diagonals, base_loss, teacher, self.alpha)
 
     def at_the_start(self, function):
@@ -182,10 +186,12 @@ def main(words: list[str] | None = None) -> dict:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender that count")
     parser.add_argument("--start", type=int, default=10, help="plain updates before")
     parser.add_argument("--dev-interval", type=int, default=4, help="teacher updates that a dev gradient of `ghost` serves")
+    parser.add_argument("--betty", metavar="DIR", help="checkout of github.com/leopard-ai/betty")
     parser.add_argument("--sama-alpha", type=float, default=1.0, help="length of SAMA's difference")
     arguments = parser.parse_args(words)
     logging.disable(logging.INFO)
     workload.prepare(arguments)
+    betty = betty_sama.load(arguments.betty) if arguments.betty else None
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.data or workload.write_random_text(
             folder, arguments.vocabulary, arguments.seed, {"train": 4000, "meta": 500}
@@ -207,19 +213,23 @@ def main(words: list[str] | None = None) -> dict:
 
         return timed
 
-    def theirs(name):
+    def theirs(name, update):
         def timed():
             def run():
-                if name == "SAMA":
+                if update != bench.higher:
                     bench.step(None)
-                return workload.seconds(lambda: gradients.__setitem__(name, flat(getattr(bench, name.lower())())))
+                return workload.seconds(lambda: gradients.__setitem__(name, flat(update())))
 
             return bench.at_the_start(run)
 
         return timed
 
+    peers = {"higher": bench.higher, "SAMA": bench.sama}
+    if betty is not None:
+        peers["Betty's SAMA"] = lambda: bench.sama(betty)
+
     contenders = {"plain step": lambda: bench.at_the_start(lambda: workload.seconds(lambda: bench.step(None)))}
-    contenders |= {mode: ours(mode) for mode in OURS} | {name: theirs(name) for name in ("higher", "SAMA")}
+    contenders |= {mode: ours(mode) for mode in OURS} | {name: theirs(name, update) for name, update in peers.items()}
     took = workload.interleaved(contenders, arguments.rounds)
     bench.at_the_start(lambda: bench.step(bench.metas["unrolled"]))
     exact = flat(bench.metas["unrolled"].gradient)

@@ -1,8 +1,10 @@
-"""SAMA's update against derivatives on paper, in float64."""
+"""SAMA's update against derivatives on paper, in float64; and what Betty's own code is given."""
 
+import pytest
 import torch
 
-from benchmarks import sama
+from benchmarks import betty_sama, sama
+from fairseq_l2rw.errors import L2RWError
 
 
 def test_adaptation_is_the_derivative_of_adams_step():
@@ -33,3 +35,24 @@ def test_a_toy_problem():
     # a pair whose gradient runs along the dev gradient lowers J: its weight should grow
     (along,) = sama.teacher_gradient([theta], [a[0]], [1.0], loss, [omega])
     assert along[0] < 0
+
+
+def test_betty_s_code_is_found_in_its_folder(tmp_path, monkeypatch):
+    """A stand-in for its source that says what it was given."""
+    with pytest.raises(L2RWError, match="no betty/hypergradient/sama.py there; give a checkout"):
+        betty_sama.load(str(tmp_path))
+    package = tmp_path / "betty" / "hypergradient"
+    package.mkdir(parents=True)
+    (package / "sama.py").write_text(
+        "def sama(vector, curr, prev, sync):\n"
+        "    (p,), group = curr.meta_trainable_parameters(), curr.get_opt_param_group_for_param(curr.meta_trainable_parameters()[0])\n"
+        "    state = curr.get_opt_state_for_param(p)\n"
+        "    return [vector[0] * group['lr'] + state['last_grad'] + curr.training_step_exec(curr.cur_batch), *prev.trainable_parameters()]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))  # taken off again
+    p = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.Adam([p], lr=0.5)
+    p.grad = torch.tensor([3.0])
+    problem = betty_sama.Problem([p], optimizer, lambda: torch.tensor(7.0), alpha=1.0)
+    got = betty_sama.teacher_gradient(betty_sama.load(str(tmp_path)), problem, [torch.tensor([4.0])], ["omega"])
+    assert got == [torch.tensor([12.0]), "omega"]
