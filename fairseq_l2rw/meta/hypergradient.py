@@ -24,6 +24,9 @@ from torch import Tensor
 from fairseq_l2rw.meta import clipping
 from fairseq_l2rw.meta.records import StepRecord
 
+#: entries of a parameter that is taken together with others
+SMALL = 2**14
+
 
 class Adjoint:
     """adj_z: of the parameters, and of each parameter's state tensors by name (missing: zero)."""
@@ -79,14 +82,43 @@ class StepVector:
     @functools.cached_property
     def diagonals(self) -> list[Tensor]:
         """Of the parameters that were stepped; made when they are first needed, after the dev passes."""
-        return [self._diagonal(self.rule, i) for i in self.moved]
+        if self.ahead:
+            return [self._diagonal_ahead(i) for i in self.moved]
+        found: dict[int, Tensor] = {}
+        for some in self._alike():
+            parts = [self.step.gradients[i] for i in some]
+            found.update(zip(some, self._diagonal(some).split([g.numel() for g in parts])))
+        return [found[i].view(self.step.gradients[i].shape) for i in self.moved]
 
-    def _diagonal(self, rule, i):
+    def _alike(self) -> list[list[int]]:
+        """Parameters that are taken together, entry by entry, because they are small and step alike: they are most of all,
+        and calling the rule for each would cost more than the numbers do."""
+        out: list[list[int]] = []
+        groups: dict[tuple, list[int]] = {}
+        for i in self.moved:
+            g, h = self.step.gradients[i], self.step.hyper[i]
+            if g.numel() > SMALL:
+                out.append([i])
+                continue
+            key = (g.dtype, g.device, *sorted(h.items()), *sorted(self.step.states[i]))
+            if key not in groups:
+                out.append(groups.setdefault(key, []))
+            groups[key].append(i)
+        return out
+
+    def _diagonal(self, some: list[int]) -> Tensor:
+        """Of these parameters, one after the other: ``[entries]``."""
+        flat = lambda tensors: torch.cat([t.flatten() for t in tensors]) if len(some) > 1 else tensors[0].flatten()  # noqa: E731
+        step, first = self.step, some[0]
+        h, g = step.hyper[first], flat([step.gradients[i] for i in some])
+        theta = flat([step.parameters[i] for i in some]) if self.rule.reads_parameters(h) else g
+        state = {name: flat([step.states[i][name] for i in some]) for name in step.states[first]}
+        diagonal = self.rule.reverse(h, theta, state, g, torch.ones_like(g), {})[0]
+        return diagonal.masked_fill_(g == 0, 0)  # see step_back
+
+    def _diagonal_ahead(self, i: int) -> Tensor:
         theta, g, state = self.step.parameters[i], self.step.gradients[i], self.step.states[i]
-        after = rule.expected(state) if self.ahead else state
-        diagonal = rule.reverse(self.step.hyper[i], theta, after, g, torch.ones_like(theta), {})[0]
-        if not self.ahead:
-            return diagonal.masked_fill_(g == 0, 0)  # see step_back
+        diagonal = self.rule.reverse(self.step.hyper[i], theta, self.rule.expected(state), g, torch.ones_like(theta), {})[0]
         if not state:
             return diagonal
         never = g == 0

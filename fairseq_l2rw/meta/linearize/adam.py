@@ -72,13 +72,13 @@ class AdamMoments(StepRule):
     def reverse(self, h, theta, state, g, adj_theta, adj_state):
         q = g + h["coupled"] * theta if h["coupled"] else g
         m, root = state["exp_avg"], state["exp_avg_sq"].sqrt()
-        d = root * h["r"] + h["eps"]
-        adj_m = adj_theta * (-h["a"]) / d
+        d = (root * h["r"]).add_(h["eps"])
+        adj_m = (adj_theta * (-h["a"])).div_(d)
         # d D / d s' = r / (2 sqrt(s')); where s' = 0, m' and q are 0 and nothing passes
-        adj_s = torch.where(root > 0, -adj_m * m * (0.5 * h["r"]) / (d * root), 0)
+        adj_s = (adj_m * m).mul_(-0.5 * h["r"]).div_(d.mul_(root)).masked_fill_(root == 0, 0)
         if adj_state:
             adj_m, adj_s = adj_m + adj_state["exp_avg"], adj_s + adj_state["exp_avg_sq"]
-        adj_g = (1 - h["beta1"]) * adj_m + (2 * (1 - h["beta2"])) * q * adj_s
+        adj_g = ((1 - h["beta1"]) * adj_m).addcmul_(q, adj_s, value=2 * (1 - h["beta2"]))
         before = h["k"] * adj_theta
         if h["coupled"]:
             before = before + h["coupled"] * adj_g
