@@ -1,6 +1,6 @@
 """The official distributions, read from tiny ones."""
 
-import tarfile
+import shutil
 
 import pytest
 
@@ -35,8 +35,7 @@ def test_wmt14(wmt14, tmp_path, unpacked):
     raw, text = wmt14
     if unpacked:
         for archive in raw.iterdir():
-            with tarfile.open(archive) as tar:
-                tar.extractall(tmp_path / "raw", filter="data")
+            shutil.unpack_archive(archive, tmp_path / "raw")
         raw = tmp_path / "raw"
     out = tmp_path / "text"
     assert official.write_wmt14(str(raw), str(out)) == {"meta": 5, "valid": 5, "test": 6, "train": 90}
@@ -52,8 +51,7 @@ def test_the_test_set_is_that_of_sacrebleu(wmt14, tmp_path):
     from sacrebleu.dataset.fake_sgml import FakeSGMLDataset
 
     raw, _ = wmt14
-    with tarfile.open(raw / "test-full.tgz") as tar:
-        tar.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(raw / "test-full.tgz", tmp_path)
     path = tmp_path / "test-full" / "newstest2014-deen-ref.de.sgm"
     reader = FakeSGMLDataset("wmt14/full", data=[], langpairs={})
     if not hasattr(reader, "_convert_format"):
