@@ -20,6 +20,10 @@ def relative(a, b):
     return float((a - b).norm() / b.norm())
 
 
+#: the families that the oracle knows with that library
+HIGHER = [*(name for name in TORCH if name.startswith(("sgd", "adam"))), *FAIRSEQ_ADAM]
+
+
 def ours(name, window=1, steps=3, max_norm=0.0, **settings):
     """A window of updates with two micro-batches each, the learning rate falling.
 
@@ -56,8 +60,7 @@ def test_equals_autograd_through_torchs_own_steps(name, max_norm, normalization,
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
 @pytest.mark.parametrize("max_norm", [0.0, 0.05])
-# the families that the oracle knows with this library
-@pytest.mark.parametrize("name", [*(name for name in TORCH if name.startswith(("sgd", "adam"))), *FAIRSEQ_ADAM])
+@pytest.mark.parametrize("name", HIGHER)
 def test_equals_higher(name, max_norm, window):
     pytest.importorskip("higher", reason="the independent library of differentiable optimizers is not installed")
     got, (student, optimizer), steps, _ = ours(name, window, max_norm=max_norm, normalization="batch")
@@ -223,8 +226,8 @@ def test_the_teachers_gradient_is_that_of_the_dev_loss(window):
         assert abs(float(gradient.view(-1)[index]) - want) <= 1e-5 * abs(want) + 1e-10, name
 
 
-@pytest.mark.parametrize("window", [1, 2, 4])
-@pytest.mark.parametrize("name", ["sgd-nesterov", "adamw", "fairseq-adam"])
+@pytest.mark.parametrize("window", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", HIGHER)
 def test_the_teachers_gradient_through_higher(name, window):
     """dJ / d omega by autograd through the teacher of each moment, the weights, and ``higher``'s steps."""
     pytest.importorskip("higher", reason="the independent library of differentiable optimizers is not installed")
