@@ -21,7 +21,7 @@ from fairseq_l2rw.translation.config import L2RWTranslationConfig
 BARS = {
     "defaults": (0.80, []),
     "every step, loss, exact": (0.40, ["--meta-objective", "loss", "--meta-gradient", "EXACT"]),
-    "every step, default objective, fastest": (0.40, ["--meta-gradient", "ghost"]),
+    "every step, default objective, fastest": (0.40, ["--meta-gradient", "backward", "--meta-precision", "bfloat16"]),
 }
 
 
@@ -45,7 +45,7 @@ def main(words: list[str] | None = None) -> dict:
     parser.add_argument("--rounds", type=int, default=7, help="blocks of each contender that count")
     parser.add_argument("--block", type=int, help="updates of a block (default: twice the default --meta-interval, at least 4)")
     parser.add_argument("--exact", default="backward", choices=["forward", "backward"], help="the exact mode of the second bar")
-    parser.add_argument("--also", nargs="*", default=["backward"], help="further modes with the default objective, without a bar")
+    parser.add_argument("--also", nargs="*", default=["backward", "ghost"], help="further modes with the default objective, without a bar")
     arguments = parser.parse_args(words)
     logging.disable(logging.INFO)
     workload.prepare(arguments)
@@ -70,7 +70,7 @@ def main(words: list[str] | None = None) -> dict:
         meta = trainings[name].task.meta if name in wanted else None
         results[name] = {"words_per_second": speed, "ratio": ratio, "bar": bar, "options": [str(w) for w in wanted.get(name, (0, []))[1]]}
         rows.append({
-            "training": name, "mode": meta.gradient_mode if meta else "", "words/s": round(speed["median"]),
+            "training": name, "mode": f"{meta.gradient_mode}, {meta.config.precision}" if meta else "", "words/s": round(speed["median"]),
             "quartiles": "{:.0f} to {:.0f}".format(*speed["quartiles"]), "ratio": ratio["median"],
             "ratio's quartiles": "{:.2f} to {:.2f}".format(*ratio["quartiles"]), "bar": bar,
             "holds": None if bar is None else ("yes" if ratio["median"] >= bar else "no"),

@@ -99,7 +99,7 @@ class L2RWTranslationConfig(TranslationConfig):
         metadata={"help": f"how the influence is computed: {', '.join(GRADIENTS)} (default: backward; forward with "
                           "--meta-window above 1 and in mixed precision); backward and ghost read it in the "
                           "student's own backward pass, ghost with the dev gradient and the optimizer's state of the teacher "
-                          "update before: the fastest, and the only approximate one"},
+                          "update before: approximate, and the least memory"},
     )  # fmt: skip
     meta_precision: str = field(
         default="full",
