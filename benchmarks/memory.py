@@ -14,7 +14,6 @@ import argparse
 import json
 import logging
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -41,7 +40,7 @@ UPDATES = 10
 def peak(arguments, name: str) -> float:
     """MiB that a training takes at most; to be called in a process of its own."""
     gpu = torch.cuda.is_available() and not arguments.cpu
-    before = _resident()
+    before = workload.resident()
     options = CONTENDERS[name]
     if options is None:
         training = workload.Training(arguments.data, arguments, "translation")
@@ -54,19 +53,7 @@ def peak(arguments, name: str) -> float:
     training.batches = [longest]
     for _ in range(UPDATES):
         training.update()
-    return torch.cuda.max_memory_allocated() / 2**20 if gpu else _most() - before
-
-
-def _most():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _resident():
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize() / 2**20
-    except OSError:
-        return _most()
+    return torch.cuda.max_memory_allocated() / 2**20 if gpu else workload.most_resident() - before
 
 
 def main(words: list[str] | None = None) -> dict:
@@ -97,7 +84,7 @@ def main(words: list[str] | None = None) -> dict:
                 raise SystemExit(done.stderr)
             return float(done.stdout.splitlines()[-1])
 
-        allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"} if arguments.in_use else {}
+        allocator = workload.WITHOUT_HOLES if arguments.in_use else {}
         only = dict.fromkeys(["plain translation", *arguments.only])
         peaks = workload.interleaved({name: lambda n=name: child(n) for name in only}, arguments.rounds, warm_up=0)
     plain = workload.median(peaks["plain translation"])

@@ -12,20 +12,25 @@
 * ``Betty's SAMA`` (``--betty DIR``, a checkout of its source): the same by its own code.
 
 Time is what a teacher update adds to the student's own weighted step (for ``backward`` and ``ghost`` that is measured by turns
-with and without it). The error is that of the teacher's gradient against ``unrolled``, which differentiates the step as autograd does.
+with and without it). Memory is the most that a process of its own takes for the student's step and the update (CPU: without the
+holes of glibc's allocator), above what it had when all was imported. The error is that of the teacher's gradient against ``unrolled``, which differentiates the step as autograd does.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import os
+import subprocess
+import sys
 import tempfile
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import betty_sama, sama, workload
-from benchmarks.record import table, write_json
+from benchmarks.record import ROOT, table, write_json
 from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer, RandomState
 from fairseq_l2rw.meta.functional import evaluating, swapped
 
@@ -52,7 +57,10 @@ class Bench:
         self.student.module.train()
         self.parameters = list(self.student.module.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=5e-4, betas=(0.9, 0.98))
-        for batch in training.batches[1 : 1 + arguments.start]:  # so that the moments are not empty
+        before = training.batches[1 : 1 + arguments.start]
+        if arguments.child:  # none may be larger than the one whose memory is measured
+            before = training.batches[:1] * arguments.start
+        for batch in before:  # so that the moments are not empty
             losses, n_tokens = self.student.losses(training.trainer._prepare_sample(batch)[0])
             self._own_step((losses.sum() / n_tokens.sum()))
         self.alpha = arguments.sama_alpha
@@ -174,6 +182,16 @@ class Bench:
                         self.optimizer.state[p][k].copy_(v)
 
 
+def memory(name: str, given: list[str]) -> float:
+    """MiB that a contender takes, measured in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.versus", *given, "--child", name]
+    environment = {**os.environ, **workload.WITHOUT_HOLES}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return float(done.stdout.splitlines()[-1])
+
+
 def flat(gradients):
     return torch.cat([g.double().flatten() for g in gradients])
 
@@ -187,10 +205,12 @@ def main(words: list[str] | None = None) -> dict:
     parser.add_argument("--start", type=int, default=10, help="plain updates before")
     parser.add_argument("--dev-interval", type=int, default=4, help="teacher updates that a dev gradient of `ghost` serves")
     parser.add_argument("--betty", metavar="DIR", help="checkout of github.com/leopard-ai/betty")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--sama-alpha", type=float, default=1.0, help="length of SAMA's difference")
     arguments = parser.parse_args(words)
     logging.disable(logging.INFO)
     workload.prepare(arguments)
+    before = workload.resident()
     betty = betty_sama.load(arguments.betty) if arguments.betty else None
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.data or workload.write_random_text(
@@ -230,6 +250,15 @@ def main(words: list[str] | None = None) -> dict:
 
     contenders = {"plain step": lambda: bench.at_the_start(lambda: workload.seconds(lambda: bench.step(None)))}
     contenders |= {mode: ours(mode) for mode in OURS} | {name: theirs(name, update) for name, update in peers.items()}
+    if arguments.child:
+        for _ in range(2):
+            contenders[arguments.child]()
+        gpu = torch.cuda.is_available() and not arguments.cpu
+        print(json.dumps(torch.cuda.max_memory_allocated() / 2**20 if gpu else workload.most_resident() - before))
+        return {}
+
+    given = list(sys.argv[1:] if words is None else words)
+    mebibytes = {name: memory(name, given) for name in contenders}
     took = workload.interleaved(contenders, arguments.rounds)
     bench.at_the_start(lambda: bench.step(bench.metas["unrolled"]))
     exact = flat(bench.metas["unrolled"].gradient)
@@ -237,7 +266,7 @@ def main(words: list[str] | None = None) -> dict:
     middle = {name: workload.median(times) for name, times in added.items()}
     rows, results = [], {}
     for name, times in added.items():
-        result = {"seconds": workload.spread(times), "in_steps": middle[name] / middle["plain step"]}
+        result = {"seconds": workload.spread(times), "in_steps": middle[name] / middle["plain step"], "mebibytes": mebibytes[name]}
         if name != "plain step":
             g = gradients[name]
             result |= {
@@ -252,6 +281,7 @@ def main(words: list[str] | None = None) -> dict:
                      "quartiles": "{:.3f} to {:.3f}".format(*result["seconds"]["quartiles"]),
                      "plain steps": result["in_steps"], "to higher": result.get("to_higher"), "to SAMA": result.get("to_sama"),
                      "bars": bars and "{} / {}".format(*bars), "hold": holds,
+                     "MiB": round(mebibytes[name]), "to plain's": mebibytes[name] / mebibytes["plain step"],
                      "error": result.get("relative_error") and "{:.1g}".format(result["relative_error"]), "cosine": result.get("cosine")})  # fmt: skip
         results[name.format(arguments.dev_interval)] = result
     print(table(rows))
