@@ -92,9 +92,13 @@ def plan(experiment: Experiment, text: dict[str, str], stages: list[int], seeds:
                 if only is not None and f"{corpus_name}/{name}" not in only.split(","):
                     continue
                 chosen = condition(name)
-                noisy = Corpus(corpus_name, text, NOISE[corpus_name])
-                corpus = Corpus(f"{corpus_name}-only-clean", text, NOISE[corpus_name], True) if chosen.corpus else noisy
-                experiment.add(corpus, chosen, seed)
+                experiment.add(corpus_for(corpus_name, text, chosen), chosen, seed)
+
+
+def corpus_for(name: str, text: dict[str, str], condition: Condition) -> Corpus:
+    """What a condition trains on: the noisy corpus of that name, or its clean part."""
+    ending = f"-{condition.corpus}" if condition.corpus else ""
+    return Corpus(name + ending, text, NOISE[name], only_clean=bool(ending))
 
 
 def corpus_of(run: Run) -> str:

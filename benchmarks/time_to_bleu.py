@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import figures
 from benchmarks.checkpoints import read_checkpoint
-from benchmarks.experiment import L2RW, SIZES, Condition, Corpus, Experiment, Run
+from benchmarks.experiment import L2RW, SIZES, Condition, Experiment, Run
 from benchmarks.jobs import Workshop, is_done
-from benchmarks.noisy_bitext import NOISE, add_queue_arguments, run_main, texts, work
+from benchmarks.noisy_bitext import CONDITIONS, NOISE, add_queue_arguments, corpus_for, run_main, texts, work
 from benchmarks.record import table, write_json
 
 
@@ -101,18 +102,13 @@ def main(argv: list[str] | None = None) -> int:
     size = SIZES[args.size]
     experiment = Timed(Path(args.out).resolve(), size, tuple(args.options))
     text = texts(args)
-    noisy = Corpus(args.corpus, text, NOISE[args.corpus])
-    clean = Corpus(f"{args.corpus}-only-clean", text, NOISE[args.corpus], True)
+    skip = Condition("deep-skip", (*CONDITIONS["deep"].options, "--skip-below", str(args.skip_below)))
     saves = ("--save-interval-updates", str(args.every))
     for seed in args.seeds:
-        for name, corpus, options in (
-            ("uniform", noisy, ("--teacher", "uniform")),
-            ("clean-only", clean, ("--teacher", "uniform")),
-            ("deep", noisy, ("--teacher", "deep")),
-            ("deep-skip", noisy, ("--teacher", "deep", "--skip-below", str(args.skip_below))),
-        ):
-            if args.only is None or name in args.only.split(","):
-                experiment.add(corpus, Condition(f"timed-{name}", (*options, *saves)), seed)
+        for chosen in (*(CONDITIONS[name] for name in ("uniform", "clean-only", "deep")), skip):
+            if args.only is None or chosen.name in args.only.split(","):
+                timed = replace(chosen, name=f"timed-{chosen.name}", options=(*chosen.options, *saves))
+                experiment.add(corpus_for(args.corpus, text, timed), timed, seed)
     failed = work(experiment, args)
     if not args.dry_run:
         report(experiment, args.bleu, {**vars(args), "sizes": vars(size)})

@@ -13,7 +13,8 @@
 
 Time is what a teacher update adds to the student's own weighted step (for ``backward`` and ``ghost`` that is measured by turns
 with and without it). Memory is the most that a process of its own takes for the student's step and the update (CPU: without the
-holes of glibc's allocator), above what it had when all was imported. The error is that of the teacher's gradient against ``unrolled``, which differentiates the step as autograd does.
+holes of glibc's allocator), above what it had when all was imported. The error is that of the teacher's gradient against
+``unrolled``, which differentiates the step as autograd does.
 """
 
 from __future__ import annotations
