@@ -7,15 +7,24 @@ algorithm 1, with the settings of the authors' MW-Net.py. V(l; omega) is a 1-100
     omega <- Adam(omega, grad_omega 1/M sum_j l_j^meta(theta'(omega)))                 lr 1e-3, decay 1e-4 (in the gradient)
     w_i = V(l_i(theta); omega), computed anew;  the student's step is on 1/N sum_i w_i l_i(theta)
 
-The virtual step is differentiated by a graph of the gradient, which is what that method costs.
+The authors differentiate the virtual step by a graph of the gradient. Its losses count as data in V, so with v the gradient of
+the meta loss at theta'::
+
+    grad_omega = -lr 1/N sum_i grad_omega V(l_i; omega) <grad_theta l_i, v>
+
+and the products come from one forward-mode pass: the same numbers in less time. ``graph=True`` is the authors' way.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from fairseq_l2rw.meta import RandomState
 from fairseq_l2rw.vision.student import Batch, ImageStudent, own_statistics
 
 HIDDEN, LR, WEIGHT_DECAY = 100, 1e-3, 1e-4
@@ -27,10 +36,11 @@ class MetaWeightNet:
     Args:
         student: the classifier.
         batchnorm: statistics of the virtual student on the meta batch, ``batch`` (as published) or ``running``.
+        graph: differentiate the virtual step by a graph of the gradient.
     """
 
-    def __init__(self, student: ImageStudent, batchnorm: str = "batch"):
-        self.student, self.batchnorm = student, batchnorm
+    def __init__(self, student: ImageStudent, batchnorm: str = "batch", graph: bool = False):
+        self.student, self.batchnorm, self.graph = student, batchnorm, graph
         device = next(student.module.parameters()).device
         self.net = nn.Sequential(nn.Linear(1, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1), nn.Sigmoid()).to(device)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
@@ -46,29 +56,49 @@ class MetaWeightNet:
             batch: the training batch of the student's next step.
             lr: the student's learning rate.
         """
-        module = self.student.module
-        theta = {name: p.detach().requires_grad_() for name, p in module.named_parameters()}
-        with own_statistics(module):
+        theta = {name: p.detach().requires_grad_() for name, p in self.student.module.named_parameters()}
+        state = RandomState.capture()
+        with own_statistics(self.student.module):
             losses = self._losses(theta, batch)
-            weighted = (self.weights(losses) * losses).mean()
-            gradients = torch.autograd.grad(weighted, list(theta.values()), create_graph=True)
+        weights = self.weights(losses)
+        seen = weights if self.graph else weights.detach()
+        gradients = torch.autograd.grad((seen * losses).mean(), list(theta.values()), create_graph=self.graph)
         virtual = {name: p - lr * g for (name, p), g in zip(theta.items(), gradients)}
-        if self.batchnorm == "batch":
-            with own_statistics(module):
-                meta_loss = self._losses(virtual, meta).mean()
-        else:
-            module.eval()
-            meta_loss = self._losses(virtual, meta).mean()
-            module.train()
+        meta_loss = self._meta_loss(virtual, meta)
         parameters = list(self.net.parameters())
-        for p, g in zip(parameters, torch.autograd.grad(meta_loss, parameters)):
+        if self.graph:
+            found = torch.autograd.grad(meta_loss, parameters)
+        else:
+            v = torch.autograd.grad(meta_loss, list(virtual.values()))
+            found = torch.autograd.grad(-lr * (weights * self._products(theta, v, batch, state)).mean(), parameters)
+        for p, g in zip(parameters, found):
             p.grad = g
         self.optimizer.step()
         return float(meta_loss.detach())
 
+    def _meta_loss(self, parameters: dict[str, Tensor], meta: Batch) -> Tensor:
+        module = self.student.module
+        if self.batchnorm == "batch":
+            with own_statistics(module):
+                return self._losses(parameters, meta).mean()
+        module.eval()
+        try:
+            return self._losses(parameters, meta).mean()
+        finally:
+            module.train()
+
+    @torch.no_grad()
+    def _products(self, theta: dict[str, Tensor], v: tuple[Tensor, ...], batch: Batch, state: RandomState) -> Tensor:
+        """<grad_theta l_i, v> ``[N]``, detached, by forward mode; ``state`` is the generator's before the virtual step's pass."""
+        with state.replayed(), forward_ad.dual_level(), own_statistics(self.student.module):
+            duals = {name: forward_ad.make_dual(p.detach(), t) for (name, p), t in zip(theta.items(), v)}
+            return forward_ad.unpack_dual(self._losses(duals, batch)).tangent
+
     def _losses(self, parameters: dict[str, Tensor], batch: Batch) -> Tensor:
-        logits, _ = torch.func.functional_call(self.student.module, parameters, (batch.images,))
-        return F.cross_entropy(logits, batch.labels, reduction="none")
+        autocast = self.student.autocast
+        with nullcontext() if autocast is None else autocast():
+            logits, _ = torch.func.functional_call(self.student.module, parameters, (batch.images,))
+        return F.cross_entropy(logits if autocast is None else logits.float(), batch.labels, reduction="none")
 
     def state_dict(self) -> dict:
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}

@@ -1,5 +1,8 @@
 """The published algorithm, against finite differences of its own definition."""
 
+import dataclasses
+import functools
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -27,10 +30,11 @@ def meta_loss(made: ImageStudent, net: MetaWeightNet, data, meta, lr):
     return value
 
 
-def test_gradient_of_the_weight_net():
+@pytest.mark.parametrize("graph", [False, True])
+def test_gradient_of_the_weight_net(graph):
     made = student(dropout=0.0)
     torch.manual_seed(1)
-    net = MetaWeightNet(made)
+    net = MetaWeightNet(made, graph=graph)
     net.net.double()
     data, meta, lr = batch(8, 5), batch(6, 6), 0.7
     parameters = list(net.net.parameters())
@@ -58,6 +62,38 @@ def test_gradient_of_the_weight_net():
     for p, old in zip(parameters, before):
         g = p.grad + 1e-4 * old
         assert torch.allclose(p, old - 1e-3 * g / (g.abs() + 1e-8), rtol=1e-6)
+
+
+@pytest.mark.parametrize("batchnorm", ["batch", "running"])
+def test_forward_mode_is_the_graph_of_the_gradient(batchnorm):
+    """With dropout: both see the masks of the virtual step, and leave the generator where the other does."""
+    found = []
+    for graph in (False, True):
+        made = student(dropout=0.3)
+        torch.manual_seed(1)
+        net = MetaWeightNet(made, batchnorm, graph)
+        net.net.double()
+        net.update(batch(8, 5), batch(6, 6), 0.7)
+        found.append((torch.cat([p.grad.view(-1) for p in net.net.parameters()]), torch.rand(1)))
+    assert found[0][0].abs().max() > 1e-4
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-9, atol=1e-12)
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_half_precision():
+    made = student(dropout=0.0)
+    found = []
+    for autocast in (None, functools.partial(torch.autocast, "cpu", torch.bfloat16)):
+        made = student(dropout=0.0)
+        made.module.float()
+        made.autocast = autocast
+        torch.manual_seed(1)
+        net = MetaWeightNet(made)
+        data, meta = (dataclasses.replace(b, images=b.images.float()) for b in (batch(8, 5), batch(6, 6)))
+        net.update(data, meta, 0.7)
+        found.append(torch.cat([p.grad.view(-1) for p in net.net.parameters()]))
+    assert not torch.equal(*found)
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.99
 
 
 def test_sizes_and_range_of_the_weights():
