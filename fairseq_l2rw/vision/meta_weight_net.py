@@ -17,8 +17,6 @@ and the products come from one forward-mode pass: the same numbers in less time.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -95,10 +93,10 @@ class MetaWeightNet:
             return forward_ad.unpack_dual(self._losses(duals, batch)).tangent
 
     def _losses(self, parameters: dict[str, Tensor], batch: Batch) -> Tensor:
-        autocast = self.student.autocast
-        with nullcontext() if autocast is None else autocast():
+        with self.student.precision(parameters.values()):
             logits, _ = torch.func.functional_call(self.student.module, parameters, (batch.images,))
-        return F.cross_entropy(logits if autocast is None else logits.float(), batch.labels, reduction="none")
+        logits = logits if self.student.autocast is None else logits.float()
+        return F.cross_entropy(logits, batch.labels, reduction="none")
 
     def state_dict(self) -> dict:
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
