@@ -31,6 +31,7 @@ CONTENDERS = {
     "loss, forward": ["--meta-objective", "loss", "--meta-gradient", "forward"],
     "forward": ["--meta-gradient", "forward"],
     "backward": ["--meta-gradient", "backward"],
+    "backward, bfloat16": ["--meta-gradient", "backward", "--meta-precision", "bfloat16"],
     "ghost": ["--meta-gradient", "ghost"],
 }
 #: updates until every kind of noise had its turn and every average is there

@@ -15,8 +15,8 @@ The uses are seen by a ``TorchFunctionMode`` during the forward pass, whichever 
 raw weights to one function of torch, shared embeddings are used in three places); tensor hooks on their outputs read delta.
 Neither changes a number of the student's.
 
-With v in bfloat16 the products with whole matrices are made in it, their sums in the type of delta. On processors that multiply
-it natively they then cost a quarter.
+With v in bfloat16 the products with whole matrices are made in it, and what ``backward`` keeps is kept in it. On processors that
+multiply it natively they then cost a quarter; the memory is halved.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-Product = Callable[[Tensor], Tensor]
+Product = Callable[[Tensor, Tensor], Tensor]
 
 #: with ``backward`` and ``ghost``, no weight is smaller: an example's influence is read from its own share of the gradient
 SMALLEST_WEIGHT = 1e-6
 
-#: function -> (tangent of a tensor or None, the function's arguments) -> delta -> delta f(x, v), the last axes summed or not;
-#: tangents are there when the product is taken, not before
+#: function -> (tangent of a tensor or None, the function's arguments) -> (delta, x) -> delta f(x, v), the last axes summed or not;
+#: tangents are there when the product is taken, not before; x is the function's first argument
 _RULES: dict[Callable, Callable[..., Product]] = {}
 
 
@@ -57,18 +57,21 @@ def rule(*functions):
     return add
 
 
+def _narrow(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """In ``dtype``, where that takes fewer bits."""
+    return tensor.to(dtype) if dtype.itemsize < tensor.dtype.itemsize else tensor
+
+
 def _narrower(x, v):
     """Both in the type of fewer bits."""
-    dtype = min(x.dtype, v.dtype, key=lambda dtype: dtype.itemsize)
-    return x.to(dtype), v.to(dtype)
+    return _narrow(x, v.dtype), _narrow(v, x.dtype)
 
 
 @rule(F.linear)
 def _linear(v, input, weight, bias=None):
     """y = x W^T + b; the product is taken on the narrower side of W."""
-    x = input.detach()
 
-    def product(delta):
+    def product(delta, x):
         v_weight, v_bias, out = v(weight), v(bias), 0
         if v_weight is not None:
             if weight.shape[0] > weight.shape[1]:
@@ -90,18 +93,16 @@ def _embedding(v, input, weight, padding_idx=None, max_norm=None, norm_type=2.0,
     if padding_idx is not None and padding_idx < 0:
         padding_idx += weight.shape[0]
 
-    def product(delta):
-        out = torch.linalg.vecdot(delta, F.embedding(input, v(weight)).to(delta))
-        return out if padding_idx is None else out.masked_fill(input == padding_idx, 0)  # that row has no gradient
+    def product(delta, x):
+        out = torch.linalg.vecdot(delta, F.embedding(x, v(weight)).to(delta))
+        return out if padding_idx is None else out.masked_fill(x == padding_idx, 0)  # that row has no gradient
 
     return product
 
 
 @rule(F.layer_norm)
 def _layer_norm(v, input, normalized_shape, weight=None, bias=None, eps=1e-5):
-    x = input.detach()
-
-    def product(delta):
+    def product(delta, x):
         v_weight, v_bias = v(weight), v(bias)
         if v_weight is None:
             v_weight = torch.zeros_like(v_bias)
@@ -112,9 +113,7 @@ def _layer_norm(v, input, normalized_shape, weight=None, bias=None, eps=1e-5):
 
 @rule(F.conv1d, F.conv2d)
 def _convolution(v, input, weight, bias=None, *args, **kwargs):
-    x = input.detach()
-
-    def product(delta):
+    def product(delta, x):
         v_weight, v_bias = v(weight), v(bias)
         if v_weight is None:
             return delta * v_bias.to(delta).view(-1, *[1] * (weight.dim() - 2))
@@ -162,12 +161,26 @@ class _Axis:
         return tensor.unflatten(0, (n, -1))
 
 
-class _Use:
-    """One use of parameters: ``product`` until it is taken, ``deltas`` that wait for it, and where the examples are."""
+@dataclass
+class _Input:
+    """x of some uses, which share it: detached, until it is kept in fewer bits."""
 
-    def __init__(self, key: tuple, product: Product, shape: torch.Size, axis: _Axis | None):
-        self.key, self.product, self.shape, self.axis = key, product, shape, axis
+    tensor: Tensor
+
+    def narrow(self, dtype: torch.dtype) -> None:
+        if self.tensor.is_floating_point():
+            self.tensor = _narrow(self.tensor, dtype)
+
+
+class _Use:
+    """One use of parameters: ``product`` until it is taken, its ``input``, ``deltas`` that wait, and where the examples are."""
+
+    def __init__(self, key: tuple, product: Product, input: _Input, shape: torch.Size, axis: _Axis | None):
+        self.key, self.product, self.input, self.shape, self.axis = key, product, input, shape, axis
         self.deltas: list[Tensor] = []
+
+    def take(self, delta: Tensor) -> Tensor:
+        return self.product(delta.reshape(self.shape), self.input.tensor)
 
     def __str__(self):
         return f"{self.key[1]} in {self.key[0]}"
@@ -238,6 +251,7 @@ class Ghost(TorchFunctionMode):
         self.labels = {id(p): n for n, p in zip(names, parameters)}
         self.origins = {id(p): frozenset([id(p)]) for p in parameters}  # of a tensor made from parameters: theirs
         self.uses: list[_Use] = []
+        self.inputs: dict[int, tuple[Tensor, _Input]] = {}  # of the forward pass; the tensors are held for their ids
         self.problems: list[str] = []
         self._derivations: list[Callable[[], None]] = []
         self.seen: set[int] = set()
@@ -268,9 +282,10 @@ class Ghost(TorchFunctionMode):
                 self._derive(function, args, kwargs, outputs, used)
             elif function in _RULES:
                 product = _RULES[function](self._tangent, *args, **kwargs)
-                if id(args[0] if args else kwargs["input"]) in self.tracked:
+                input = args[0] if args else kwargs["input"]
+                if id(input) in self.tracked:
                     raise NotCovered
-                self._watch(function, product, result, used)
+                self._watch(function, product, input, result, used)
             else:
                 raise NotCovered
         except NotCovered:
@@ -305,11 +320,12 @@ class Ghost(TorchFunctionMode):
 
         self._derivations.append(derive)
 
-    def _watch(self, function, product, output, used):
+    def _watch(self, function, product, input, output, used):
         what = (getattr(function, "__name__", str(function)), *(self.labels[id(t)] for t in used))
         self._occurrences[what] += 1
         key = (*what, self._occurrences[what])
-        use = _Use(key, product, output.shape, self.axes.get(key))
+        _, kept = self.inputs.setdefault(id(input), (input, _Input(input.detach())))
+        use = _Use(key, product, kept, output.shape, self.axes.get(key))
         self.uses.append(use)
         # an operation in place on a view, as `q *= scaling`, cuts the view's own hook off, not that of its base
         base = output._base if output._is_view() and output._base.requires_grad else output
@@ -322,6 +338,7 @@ class Ghost(TorchFunctionMode):
     def attach(self, losses: Tensor) -> None:
         """Tells the losses l_i of the pass ``[N]``, attached, before anything is made of them."""
         n = len(losses)
+        self.inputs.clear()
         self._total = torch.zeros(n, dtype=_wide(losses.dtype), device=losses.device)
         if self.vector is not None:
             self._set(self.vector)
@@ -374,15 +391,18 @@ class Ghost(TorchFunctionMode):
         if use.product is None or self._total is None or self.problems:
             return
         if self.vector is None:
+            if self.dtype is not None:
+                use.input.narrow(self.dtype)
+                delta = _narrow(delta, self.dtype)
             use.deltas.append(delta)
         else:
             self._take(use, delta)
-            use.product = None  # lets go of the input
+            use.product = use.input = None
 
     @torch.no_grad()
     def _take(self, use, delta):
         n = len(self._total)
-        product = use.product(delta.reshape(use.shape))
+        product = use.take(delta)
         if n > 1:
             product = use.axis.unfolded(product, n)
         self._total += product.reshape(n, -1).sum(1, dtype=self._total.dtype)
@@ -394,7 +414,7 @@ class Ghost(TorchFunctionMode):
             derive()
 
     def _release(self):
-        self.uses.clear(), self._derivations.clear(), self.tracked.clear(), self.tangents.clear()
+        self.uses.clear(), self.inputs.clear(), self._derivations.clear(), self.tracked.clear(), self.tangents.clear()
 
     def influence(self, vector: list[Tensor] | None = None) -> Tensor:
         """c_i ``[N]``, nats, detached; zero where no gradient reached the loss. Nothing is kept afterwards.

@@ -541,7 +541,7 @@ class MetaTrainer(CountsSkipped):
         return torch.cat([self._gathered(own, width) for own in steps])
 
     def _influences(self, adjoint: list[Tensor], step_vector, rows: list[_Rows]) -> list[Tensor] | None:
-        """c_i of all workers' rows, one ``[N]`` for each step of the window, in its order.
+        """c_i of all workers' rows, one ``[N]`` for each step of the window, in its order; may use the adjoint up.
 
         None where the backward pass cannot be read and the parameters of the step, for another pass, were not copied.
         """
@@ -549,6 +549,7 @@ class MetaTrainer(CountsSkipped):
         vectors: Iterable[tuple[StepRecord, list[Tensor]]]
         if len(steps) == 1:
             vector = step_vector(adjoint)
+            adjoint.clear()  # as large as the student, and the next pass needs room
             vectors, copied = [(steps[0], vector)], self.window.copies
             c = self._read_ghosts(vector, rows[0]) if self.gradient_mode == "backward" else None
             if c is not None:

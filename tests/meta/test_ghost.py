@@ -149,8 +149,17 @@ def test_products_in_bfloat16(name):
     *arguments, want, _ = prepared(COVERED[name])
     for known in (True, False):
         ghost = haunted(*arguments, known=known, dtype=torch.bfloat16)
+        waiting = [t for use in ghost.uses if use.deltas for t in (*use.deltas, use.input.tensor)]
+        assert all(t.dtype == torch.bfloat16 for t in waiting if t.is_floating_point()) and bool(waiting) != known
         c = ghost.influence(None if known else arguments[4])
         assert c.dtype == torch.float64 and 1e-6 < float((c - want).norm() / want.norm()) < 0.02
+
+
+def test_an_input_of_several_uses_is_kept_once():
+    """As that of queries, keys and values."""
+    ghost = haunted(*prepared(COVERED["transformer"])[:-2], known=False, dtype=torch.bfloat16)
+    kept = [use.input.tensor for use in ghost.uses if use.deltas]
+    assert len({t.data_ptr() for t in kept}) < len(kept)
 
 
 def test_some_parameters_only():
