@@ -49,6 +49,7 @@ GROUPS = {
     "start": {"early": "--meta-start {half}", "late": "--meta-start {later}"},
     "normalization": {"batch": "--weight-normalization batch", "tokens": "--weight-normalization tokens"},
     "momentum": {"none": "--meta-momentum 0", "0.5": "--meta-momentum 0.5", "0.95": "--meta-momentum 0.95"},
+    "lr": {rate: f"--teacher-lr {rate}" for rate in ("3e-4", "3e-3")},
     "replay": {"none": "--teacher-replay 0"},
     "prior": {"none": "--teacher-prior-strength 0"},
 }
@@ -104,12 +105,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--raw", metavar="DIR", help="Multi30k, as of benchmarks.noisy_bitext")
     parser.add_argument("--corpus", choices=NOISE, default="mixed", help="its noise (default: %(default)s)")
     parser.add_argument("--groups", default=",".join(GROUPS), metavar="NAME,...", help="see above (default: all)")
+    parser.add_argument("--only", metavar="CONDITION,...", help="these of the groups alone, as params-decoder-layers")
     add_queue_arguments(parser)
     args = parser.parse_args(argv)
     size = SIZES[args.size]
     experiment = Experiment(Path(args.out).resolve(), size, tuple(args.options))
     corpus = Corpus(args.corpus, texts(args), NOISE[args.corpus])
     changed = conditions(args.groups.split(","), size.start, size.updates)
+    if args.only is not None:
+        changed = {name: condition for name, condition in changed.items() if name in args.only.split(",")}
     for seed in args.seeds:
         for condition in (CONDITIONS["uniform"], CONDITIONS["deep"], *changed.values()):
             experiment.add(corpus, condition, seed)

@@ -24,6 +24,13 @@ def test_one_more_training(tiny, capsys):
     assert "objective-loss" in capsys.readouterr().out
 
 
+def test_some_conditions_only(tmp_path, capsys):
+    only = ["--groups", "params,lr", "--only", "params-decoder-layers,lr-3e-3", "--dry-run"]
+    assert ablation.main(["--size", "tiny", "--out", str(tmp_path), *only]) == 0
+    runs = {line.split("/")[-1].strip() for line in capsys.readouterr().out.splitlines() if "runs/" in line}
+    assert runs == {"uniform-s1", "deep-s1", "params-decoder-layers-s1", "lr-3e-3-s1"}
+
+
 def test_every_condition_is_one_change_that_the_task_takes():
     from fairseq_l2rw.translation.config import L2RWTranslationConfig, meta_config
 
