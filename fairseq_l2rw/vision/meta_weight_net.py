@@ -1,4 +1,4 @@
-"""Meta-Weight-Net as its authors published it: a control, written from its equations and apart from our core.
+"""Meta-Weight-Net as its authors published it: a control, written from its equations, apart from our core's hypergradients.
 
 Source: Shu et al. 2019, "Meta-Weight-Net: learning an explicit mapping for sample weighting", equations 3 to 5 and
 algorithm 1, with the settings of the authors' MW-Net.py. V(l; omega) is a 1-100-1 network with a sigmoid::
@@ -20,9 +20,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn import functional as F
 
 from fairseq_l2rw.meta import RandomState
+from fairseq_l2rw.meta.functional import evaluating, swapped
 from fairseq_l2rw.vision.student import Batch, ImageStudent, own_statistics
 
 HIDDEN, LR, WEIGHT_DECAY = 100, 1e-3, 1e-4
@@ -54,49 +54,39 @@ class MetaWeightNet:
             batch: the training batch of the student's next step.
             lr: the student's learning rate.
         """
-        theta = {name: p.detach().requires_grad_() for name, p in self.student.module.named_parameters()}
+        theta = [p.detach().requires_grad_() for p in self.student.module.parameters()]
         state = RandomState.capture()
         with own_statistics(self.student.module):
             losses = self._losses(theta, batch)
         weights = self.weights(losses)
         seen = weights if self.graph else weights.detach()
-        gradients = torch.autograd.grad((seen * losses).mean(), list(theta.values()), create_graph=self.graph)
-        virtual = {name: p - lr * g for (name, p), g in zip(theta.items(), gradients)}
-        meta_loss = self._meta_loss(virtual, meta)
+        gradients = torch.autograd.grad((seen * losses).mean(), theta, create_graph=self.graph)
+        virtual = [p - lr * g for p, g in zip(theta, gradients)]
+        dev_statistics = own_statistics if self.batchnorm == "batch" else evaluating
+        with dev_statistics(self.student.module):
+            meta_loss = self._losses(virtual, meta).mean()
         parameters = list(self.net.parameters())
         if self.graph:
             found = torch.autograd.grad(meta_loss, parameters)
         else:
-            v = torch.autograd.grad(meta_loss, list(virtual.values()))
+            v = torch.autograd.grad(meta_loss, virtual)
             found = torch.autograd.grad(-lr * (weights * self._products(theta, v, batch, state)).mean(), parameters)
         for p, g in zip(parameters, found):
             p.grad = g
         self.optimizer.step()
         return float(meta_loss.detach())
 
-    def _meta_loss(self, parameters: dict[str, Tensor], meta: Batch) -> Tensor:
-        module = self.student.module
-        if self.batchnorm == "batch":
-            with own_statistics(module):
-                return self._losses(parameters, meta).mean()
-        module.eval()
-        try:
-            return self._losses(parameters, meta).mean()
-        finally:
-            module.train()
-
     @torch.no_grad()
-    def _products(self, theta: dict[str, Tensor], v: tuple[Tensor, ...], batch: Batch, state: RandomState) -> Tensor:
+    def _products(self, theta: list[Tensor], v: tuple[Tensor, ...], batch: Batch, state: RandomState) -> Tensor:
         """<grad_theta l_i, v> ``[N]``, detached, by forward mode; ``state`` is the generator's before the virtual step's pass."""
         with state.replayed(), forward_ad.dual_level(), own_statistics(self.student.module):
-            duals = {name: forward_ad.make_dual(p.detach(), t) for (name, p), t in zip(theta.items(), v)}
+            duals = [forward_ad.make_dual(p.detach(), t) for p, t in zip(theta, v)]
             return forward_ad.unpack_dual(self._losses(duals, batch)).tangent
 
-    def _losses(self, parameters: dict[str, Tensor], batch: Batch) -> Tensor:
-        with self.student.precision(parameters.values()):
-            logits, _ = torch.func.functional_call(self.student.module, parameters, (batch.images,))
-        logits = logits if self.student.autocast is None else logits.float()
-        return F.cross_entropy(logits, batch.labels, reduction="none")
+    def _losses(self, parameters: list[Tensor], batch: Batch) -> Tensor:
+        module = self.student.module
+        with swapped(module, list(module.parameters()), parameters):
+            return self.student.losses(batch)[0]
 
     def state_dict(self) -> dict:
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}

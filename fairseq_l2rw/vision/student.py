@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Iterable
 
 import torch
 from torch import Tensor
@@ -46,21 +45,21 @@ class ImageStudent:
     def outputs(self, batch: Batch, forward=None) -> tuple[Tensor, Tensor]:
         """Losses in nats ``[N]``, attached, and the pooled features ``[N, H]``."""
         forward = self.forward if forward is None else forward
-        with self.precision(self.module.parameters()):
+        with self._precision():
             logits, features = forward(batch.images)
         if self.autocast is not None:
             logits = logits.float()
         return F.cross_entropy(logits, batch.labels, reduction="none"), features
 
-    def precision(self, parameters: Iterable[Tensor]):
-        """The context of a forward pass with these parameters: autocast where it is asked for.
+    def _precision(self):
+        """The context of a forward pass: autocast where it is asked for.
 
         Not with tangents on a CPU: BatchNorm's forward mode in half precision converts every image several times there and
         takes twice as long as in full precision.
         """
         if self.autocast is None:
             return nullcontext()
-        dual = any(p.device.type == "cpu" and forward_ad.unpack_dual(p).tangent is not None for p in parameters)
+        dual = any(p.device.type == "cpu" and forward_ad.unpack_dual(p).tangent is not None for p in self.module.parameters())
         return nullcontext() if dual else self.autocast()
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -81,7 +81,6 @@ def test_forward_mode_is_the_graph_of_the_gradient(batchnorm):
 
 
 def test_half_precision():
-    made = student(dropout=0.0)
     found = []
     for autocast in (None, functools.partial(torch.autocast, "cpu", torch.bfloat16)):
         made = student(dropout=0.0)
