@@ -13,15 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import subprocess
 import sys
 import tempfile
 
-import torch
-
 from benchmarks import workload
-from benchmarks.record import ROOT, table, write_json
+from benchmarks.apart import measured_apart
+from benchmarks.record import table, write_json
 
 BAR = 1.3
 #: contender -> options; None: plain translation
@@ -40,7 +37,6 @@ UPDATES = 10
 
 def peak(arguments, name: str) -> float:
     """MiB that a training takes at most; to be called in a process of its own."""
-    gpu = torch.cuda.is_available() and not arguments.cpu
     before = workload.resident()
     options = CONTENDERS[name]
     if options is None:
@@ -54,7 +50,7 @@ def peak(arguments, name: str) -> float:
     training.batches = [longest]
     for _ in range(UPDATES):
         training.update()
-    return torch.cuda.max_memory_allocated() / 2**20 if gpu else workload.most_resident() - before
+    return workload.most_taken(arguments, before)
 
 
 def main(words: list[str] | None = None) -> dict:
@@ -79,11 +75,7 @@ def main(words: list[str] | None = None) -> dict:
             given += ["--data", folder]
 
         def child(name):
-            command = [sys.executable, "-m", "benchmarks.memory", *given, "--child", name]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **allocator})
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            return float(done.stdout.splitlines()[-1])
+            return measured_apart("benchmarks.memory", [*given, "--child", name], allocator)
 
         allocator = workload.WITHOUT_HOLES if arguments.in_use else {}
         only = dict.fromkeys(["plain translation", *arguments.only])

@@ -22,8 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import subprocess
 import sys
 import tempfile
 
@@ -31,7 +29,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import betty_sama, sama, workload
-from benchmarks.record import ROOT, table, write_json
+from benchmarks.apart import measured_apart
+from benchmarks.record import table, write_json
 from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer, RandomState
 from fairseq_l2rw.meta.functional import evaluating, swapped
 
@@ -183,16 +182,6 @@ class Bench:
                         self.optimizer.state[p][k].copy_(v)
 
 
-def memory(name: str, given: list[str]) -> float:
-    """MiB that a contender takes, measured in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.versus", *given, "--child", name]
-    environment = {**os.environ, **workload.WITHOUT_HOLES}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return float(done.stdout.splitlines()[-1])
-
-
 def flat(gradients):
     return torch.cat([g.double().flatten() for g in gradients])
 
@@ -254,12 +243,13 @@ def main(words: list[str] | None = None) -> dict:
     if arguments.child:
         for _ in range(2):
             contenders[arguments.child]()
-        gpu = torch.cuda.is_available() and not arguments.cpu
-        print(json.dumps(torch.cuda.max_memory_allocated() / 2**20 if gpu else workload.most_resident() - before))
+        print(json.dumps(workload.most_taken(arguments, before)))
         return {}
 
     given = list(sys.argv[1:] if words is None else words)
-    mebibytes = {name: memory(name, given) for name in contenders}
+    mebibytes = {
+        name: measured_apart("benchmarks.versus", [*given, "--child", name], workload.WITHOUT_HOLES) for name in contenders
+    }
     took = workload.interleaved(contenders, arguments.rounds)
     bench.at_the_start(lambda: bench.step(bench.metas["unrolled"]))
     exact = flat(bench.metas["unrolled"].gradient)

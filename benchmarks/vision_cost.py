@@ -13,12 +13,12 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 
 import torch
 
+from benchmarks.apart import measured_apart
 from benchmarks.record import table, write_json
 from fairseq_l2rw.meta import RandomState
 from fairseq_l2rw.vision.config import VisionConfig
@@ -100,8 +100,7 @@ def main(argv: list[str] | None = None) -> None:
     same = ["--model", args.model, "--batch", str(args.batch), "--updates", str(args.updates)]
     for _ in range(args.rounds):
         for way in WAYS:
-            command = [sys.executable, "-m", "benchmarks.vision_cost", "--one", way, *same]
-            found[way].append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
+            found[way].append(measured_apart("benchmarks.vision_cost", ["--one", way, *same]))
     rows = []
     for way, runs in found.items():
         seconds = statistics.median(s for run in runs for s in run["seconds"])

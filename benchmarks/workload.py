@@ -173,6 +173,12 @@ def most_resident() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def most_taken(arguments: argparse.Namespace, before: float) -> float:
+    """MiB that this process took at most: of the GPU's memory, or of the CPU's above ``before``."""
+    gpu = torch.cuda.is_available() and not arguments.cpu
+    return torch.cuda.max_memory_allocated() / 2**20 if gpu else most_resident() - before
+
+
 def resident() -> float:
     """MiB that it has there now."""
     try:
