@@ -2,10 +2,11 @@
 
     python -m benchmarks.memory --threads 1 --json memory.json
 
-On a GPU: what torch has allocated at most. On a CPU: the peak of the process's resident memory, less what it had when all was imported;
-the C library's allocator adds some noise, so each is measured several times. It also adds holes: blocks that are free but not given
-back, the more the larger a student is. ``--in-use`` has it give all back at once (for that glibc alone, and a third slower), so that
-what is measured is what is in use, as on a GPU.
+What is in use at most. On a GPU: what torch has allocated. On a CPU: the peak of the process's resident memory, less what it had when
+all was imported, with freed blocks given back at once (by glibc; a third slower, so no time is taken here).
+
+``--resident`` leaves glibc as it is. It then keeps holes, blocks that are free but not given back, for plain training too: as much
+again as a small training uses, and another amount in each process, so each is best measured several times (``--rounds``).
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def main(words: list[str] | None = None) -> dict:
     workload.add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=3, help="processes of each contender")
     parser.add_argument("--only", nargs="*", choices=list(CONTENDERS), default=list(CONTENDERS), help="contenders")
-    parser.add_argument("--in-use", action="store_true", help="CPU: count no memory that is free but not given back")
+    parser.add_argument("--resident", action="store_true", help="CPU: count what is free but not given back too")
     parser.add_argument("--child", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
     logging.disable(logging.INFO)
@@ -77,7 +78,7 @@ def main(words: list[str] | None = None) -> dict:
         def child(name):
             return measured_apart("benchmarks.memory", [*given, "--child", name], allocator)
 
-        allocator = workload.WITHOUT_HOLES if arguments.in_use else {}
+        allocator = {} if arguments.resident else workload.WITHOUT_HOLES
         only = dict.fromkeys(["plain translation", *arguments.only])
         peaks = workload.interleaved({name: lambda n=name: child(n) for name in only}, arguments.rounds, warm_up=0)
     plain = workload.median(peaks["plain translation"])
