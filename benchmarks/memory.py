@@ -5,8 +5,8 @@
 What is in use at most. On a GPU: what torch has allocated. On a CPU: the peak of the process's resident memory, less what it had when
 all was imported, with freed blocks given back at once (by glibc; a third slower, so no time is taken here).
 
-``--resident`` leaves glibc as it is. It then keeps holes, blocks that are free but not given back, for plain training too: as much
-again as a small training uses, and another amount in each process, so each is best measured several times (``--rounds``).
+``--resident`` leaves glibc as it is. It then keeps holes, blocks that are free but not given back, for plain training too: half as
+much again as a small training uses, and another amount in each process, so each is best measured several times (``--rounds``).
 """
 
 from __future__ import annotations
