@@ -59,7 +59,7 @@ def main(words: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     workload.add_arguments(parser)
-    parser.add_argument("--rounds", type=int, default=3, help="processes of each contender")
+    parser.add_argument("--rounds", type=int, default=1, help="processes of each contender; several with --resident")
     parser.add_argument("--only", nargs="*", choices=list(CONTENDERS), default=list(CONTENDERS), help="contenders")
     parser.add_argument("--resident", action="store_true", help="CPU: count what is free but not given back too")
     parser.add_argument("--child", choices=list(CONTENDERS), help=argparse.SUPPRESS)

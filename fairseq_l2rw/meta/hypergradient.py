@@ -15,7 +15,6 @@ term, is needed for K > 1 only.
 
 from __future__ import annotations
 
-import functools
 from typing import Callable, Iterator
 
 import torch
@@ -65,9 +64,10 @@ def step_back(rule, step: StepRecord, adjoint: Adjoint) -> tuple[list[Tensor], A
 
 
 class StepVector:
-    """S, adjoint -> v, of the last step of a window, with all that does not depend on the adjoint taken once.
+    """S, adjoint -> v, of the last step of a window.
 
-    Every rule works entry by entry and is linear in adj_theta', so S is a diagonal, then the adjoint of the clipping.
+    Every rule works entry by entry and is linear in adj_theta', so S is a diagonal D, then the adjoint of the clipping. D is
+    as large as the student: it is made for a few tensors at a time, each time anew.
 
     Args:
         ahead: S of a step that is yet to come, by the newest state there is. An approximation: the coming gradient would move
@@ -79,16 +79,66 @@ class StepVector:
         self.rule, self.step, self.ahead = rule, step, ahead
         self.moved = [i for i, g in enumerate(step.gradients) if g is not None]
 
-    @functools.cached_property
-    def diagonals(self) -> list[Tensor]:
-        """Of the parameters that were stepped; made when they are first needed, after the dev passes."""
+    def __call__(self, adjoint: list[Tensor], use_up: bool = False) -> list[Tensor]:
+        """v for adj_theta = ``adjoint``, one tensor a parameter.
+
+        Args:
+            use_up: the adjoint's own tensors become v, and its list is emptied.
+        """
+        step, vector = self.step, list(adjoint)
+        if use_up:
+            adjoint.clear()  # v takes its place, tensor by tensor
+        for some, diagonals in self._diagonals():
+            own = [vector[i] for i in some]
+            if use_up:
+                torch._foreach_mul_(own, diagonals)
+            else:
+                own = list(torch._foreach_mul(diagonals, own))
+            for i, v in zip(some, own):
+                vector[i] = v
+        for i in {*range(len(vector))}.difference(self.moved):
+            vector[i] = torch.zeros_like(vector[i])
+        moved = [vector[i] for i in self.moved]
         if self.ahead:
-            return [self._diagonal_ahead(i) for i in self.moved]
-        found: dict[int, Tensor] = {}
+            torch._foreach_mul_(moved, self._factor())
+        else:  # in place
+            clipping.adjoint([step.gradients[i] for i in self.moved], step.raw_norm, step.max_norm, moved)
+        return vector
+
+    def inner_products(self, left: list[list[Tensor]], right: list[list[Tensor]]) -> list[list[float]]:
+        """a . S(b) for each b in ``right`` (the rows) and each a in ``left``, without a vector as large as the student."""
+        f, step = self._factor(), self.step
+        clipped = f < 1 and not self.ahead
+        device = step.parameters[0].device
+        plain, along_left, along_right = (
+            torch.zeros(shape, dtype=torch.float64, device=device)
+            for shape in ((len(right), len(left)), (1, len(left)), (len(right), 1))
+        )
+        for some, diagonals in self._diagonals():
+            for i, diagonal in zip(some, diagonals):
+                mine, stepped = [a[i] for a in left], [diagonal * b[i] for b in right]
+                plain += _products(stepped, mine)
+                if clipped:
+                    g = [step.gradients[i]]
+                    along_left += _products(g, mine)
+                    along_right += _products(stepped, g)
+        if clipped:  # see `clipping`: what is at hand is the clipped gradient, f times the raw one
+            plain -= along_right * along_left / (f * f * step.raw_norm * (step.raw_norm + clipping.EPSILON))
+        return (f * plain).tolist()
+
+    def _factor(self) -> float:
+        return 1.0 if self.step.raw_norm is None else float(clipping.factor(self.step.raw_norm, self.step.max_norm))
+
+    def _diagonals(self) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Parameters that were stepped, some at a time, and D for each of them."""
+        if self.ahead:
+            for i in self.moved:
+                yield [i], [self._diagonal_ahead(i)]
+            return
         for some in self._alike():
             parts = [self.step.gradients[i] for i in some]
-            found.update(zip(some, self._diagonal(some).split([g.numel() for g in parts])))
-        return [found[i].view(self.step.gradients[i].shape) for i in self.moved]
+            flat = self._diagonal(some).split([g.numel() for g in parts])
+            yield some, [d.view(g.shape) for d, g in zip(flat, parts)]
 
     def _alike(self) -> list[list[int]]:
         """Parameters that are taken together, entry by entry, because they are small and step alike: they are most of all,
@@ -126,17 +176,10 @@ class StepVector:
             never &= tensor == 0
         return diagonal.masked_fill_(never, 0)
 
-    def __call__(self, adjoint: list[Tensor]) -> list[Tensor]:
-        """v for adj_theta = ``adjoint``, one tensor a parameter."""
-        step, vector = self.step, [torch.zeros_like(a) for a in adjoint] if len(self.moved) < len(adjoint) else list(adjoint)
-        moved = list(torch._foreach_mul(self.diagonals, [adjoint[i] for i in self.moved]))
-        if self.ahead:
-            torch._foreach_mul_(moved, 1.0 if step.raw_norm is None else float(clipping.factor(step.raw_norm, step.max_norm)))
-        else:
-            moved = clipping.adjoint([step.gradients[i] for i in self.moved], step.raw_norm, step.max_norm, moved)
-        for i, v in zip(self.moved, moved):
-            vector[i] = v
-        return vector
+
+def _products(rows: list[Tensor], columns: list[Tensor]) -> Tensor:
+    """Inner products of each with each, summed in double precision ``[rows, columns]``."""
+    return torch.stack([torch.stack([(x * y).sum(dtype=torch.float64) for y in columns]) for x in rows])
 
 
 def without_common(influence: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:

@@ -27,7 +27,6 @@ from typing import Any, Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from fairseq_l2rw.meta.clipping import dot
 from fairseq_l2rw.meta.dev_pass import DevPass
 from fairseq_l2rw.meta.masters import at_least_single
 from fairseq_l2rw.meta.student import Student
@@ -90,12 +89,13 @@ class Objective:
         student: Student,
         parameters: list[nn.Parameter],
         batch: Any,
-        step_vector: Callable[[list[Tensor]], list[Tensor]] | None = None,
+        products: Callable[[list[list[Tensor]], list[list[Tensor]]], list[list[float]]] | None = None,
     ) -> DevGradient | None:
         """Gradient of J in this turn.
 
         Args:
-            step_vector: S, linear: adjoint -> v, for the inner products; without it there are none.
+            products: ``(left, right)`` -> a . S(b) for each b in right, each a in left
+                (:meth:`~fairseq_l2rw.meta.hypergradient.StepVector.inner_products`); without it alpha and scale stay unknown.
 
         Returns:
             None where the turn gives nothing: the batch cannot be spoilt in that way or does not fit into memory, or
@@ -124,8 +124,8 @@ class Objective:
         if self.examine:
             self.examined = head, examined
         alpha = self.alpha(kind) if kind else 0.0
-        if kind and step_vector is not None and all(self.counts.get(term) for term in terms):
-            self._calibrate(kind, newest, step_vector)
+        if kind and products is not None and all(self.counts.get(term) for term in terms):
+            self._calibrate(kind, newest, products)
         for term in terms:
             self._take(term, newest.pop(term))
         adjoint = self._average(CLEAN)
@@ -146,14 +146,11 @@ class Objective:
         midpoint = above / below if above > 0 and below > 0 else 0.3
         return min(max(AUTO_FACTOR * midpoint, 0.02), 1.0)
 
-    def _calibrate(self, kind, newest, step_vector) -> None:
+    def _calibrate(self, kind, newest, products) -> None:
         """Takes the inner products of the newest gradients with the averages without them into averages of their own."""
-        of_average = []
-        for b in (CLEAN, kind):  # one vector at a time: each is as large as the student
-            vector, correction = step_vector(list(map(at_least_single, self.averages[b]))), self._correction(b)
-            of_average.append([-dot(newest[a], vector) / correction for a in (CLEAN, kind)])
-            del vector
-        seen = [of_average[b][a] for a in (0, 1) for b in (0, 1)]
+        terms = (CLEAN, kind)
+        found = products([newest[a] for a in terms], [self.averages[b] for b in terms])
+        seen = [-found[b][a] / self._correction(terms[b]) for a in (0, 1) for b in (0, 1)]
         old = self.products.get(kind)
         self.products[kind] = (
             seen if old is None else [(1 - PRODUCT_SHARE) * o + PRODUCT_SHARE * s for o, s in zip(old, seen)]

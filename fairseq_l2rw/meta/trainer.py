@@ -394,7 +394,7 @@ class MetaTrainer(CountsSkipped):
         self.probe.learn(head, sound, spoilt)
 
     def _dev_gradient(self, dev_batch: Any, step_vector: hypergradient.StepVector) -> DevGradient | None:
-        dev = self.objective.dev_gradient(self.student, self.through, dev_batch, step_vector)
+        dev = self.objective.dev_gradient(self.student, self.through, dev_batch, step_vector.inner_products)
         if dev is not None:
             self.running.update_dev_loss(dev.value)
         return dev
@@ -470,8 +470,8 @@ class MetaTrainer(CountsSkipped):
         if dev is None:
             self._skip(self.objective.failure)
             return
-        vector = step_vector(dev.adjoint)
-        self._ahead = _Ahead(dev if turns < self.config.dev_interval else replace(dev, adjoint=[]), vector, turns)
+        vector = step_vector(dev.adjoint, use_up=turns >= self.config.dev_interval)
+        self._ahead = _Ahead(dev, vector, turns)
 
     def _learn_from_ghosts(self, ahead: _Ahead) -> TeacherReport | None:
         step = self.window.steps[-1]
@@ -548,8 +548,7 @@ class MetaTrainer(CountsSkipped):
         steps = self.window.steps
         vectors: Iterable[tuple[StepRecord, list[Tensor]]]
         if len(steps) == 1:
-            vector = step_vector(adjoint)
-            adjoint.clear()  # as large as the student, and the next pass needs room
+            vector = step_vector(adjoint, use_up=True)  # as large as the student, and the next pass needs room
             vectors, copied = [(steps[0], vector)], self.window.copies
             c = self._read_ghosts(vector, rows[0]) if self.gradient_mode == "backward" else None
             if c is not None:

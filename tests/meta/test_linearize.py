@@ -38,12 +38,13 @@ def real_step(optimizer, parameters, g):
     optimizer.step()
 
 
-def recorded_step(optimizer, parameters, g):
-    """The record of a real step."""
+def recorded_step(optimizer, parameters, g, max_norm=0.0):
+    """The record of a real step with the gradients g, clipped where `max_norm` says so."""
     window = Window(1, rule_for(optimizer), optimizer, parameters, keep_earlier=True)
     for p, x in zip(parameters, g):
         p.grad = None if x is None else x.clone()
-    window.before_step(None, 0.0)
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm)) if max_norm else None
+    window.before_step(norm, max_norm)
     optimizer.step()
     window.after_step([])
     return window.steps[0]
@@ -110,6 +111,30 @@ def test_v_is_zero_where_the_gradient_is(name, never):
     v = hypergradient.StepVector(rule_for(optimizer), step)(gradients(5))
     assert not v[0][1:3].any()
     assert v[0][0].all() and v[0][3].all() and v[1].all() and torch.isfinite(v[0]).all()
+
+
+@pytest.mark.parametrize("ahead", [False, True], ids=["this step", "the coming one"])
+@pytest.mark.parametrize("max_norm", [0.0, 0.1, 100.0], ids=["unclipped", "clipped", "below the threshold"])
+def test_inner_products_are_those_with_v(max_norm, ahead):
+    optimizer, parameters = make("adam", 0)
+    real_step(optimizer, parameters, gradients(7))
+    step = recorded_step(optimizer, parameters, gradients(1), max_norm)
+    vector = hypergradient.StepVector(rule_for(optimizer), step, ahead)
+    left, right = [gradients(5), gradients(6)], [gradients(8), gradients(9), gradients(10)]
+    want = [[sum(float((x * y).sum()) for x, y in zip(a, vector(b))) for a in left] for b in right]
+    got = vector.inner_products(left, right)
+    assert torch.allclose(torch.tensor(got), torch.tensor(want), rtol=1e-9)
+    unlike = [[got[b][a] / got[0][a] for a in (0, 1)] for b in (1, 2)]
+    assert min(abs(x - 1) for row in unlike for x in row) > 1e-3  # negative control: they could be told apart
+
+
+def test_an_adjoint_that_is_used_up_gives_the_same_v():
+    optimizer, parameters = make("adam", 0)
+    step = recorded_step(optimizer, parameters, gradients(1), 0.1)
+    vector, adjoint = hypergradient.StepVector(rule_for(optimizer), step), gradients(5)
+    want = vector(adjoint)
+    assert all(torch.equal(a, b) for a, b in zip(adjoint, gradients(5)))
+    assert all(torch.equal(a, b) for a, b in zip(vector(adjoint, use_up=True), want)) and not adjoint
 
 
 def test_v_is_zero_for_a_parameter_without_gradient():
