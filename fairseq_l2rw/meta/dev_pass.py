@@ -54,12 +54,7 @@ class DevPass:
 
         The gradient is None where it is not finite or the batch did not fit into memory.
         """
-        part, share = batch, 1.0
-        shared = student.share(batch, self.workers.rank, self.workers.count) if self.workers.count > 1 else None
-        if shared is not None:
-            part, share = shared
-        elif self.workers.count > 1:  # too few examples: everyone takes all of them
-            share = 1 / self.workers.count
+        part, share, shared = self._part(student, batch)
         self.failure = ""
         while True:
             state, gradients, examined = self._own(student, parameters, part, share, examine)
@@ -72,7 +67,7 @@ class DevPass:
             sound = math.isfinite(value)
             if sound and torch.stack(torch._foreach_norm(gradients)).isfinite().all():
                 self._passed()
-                return value, gradients, self._of_all(examined) if examine and shared is not None else examined
+                return value, gradients, self._of_all(examined) if examine and shared else examined
             if not sound or self.loss_scale <= 1:
                 self.failure = (
                     "loss or gradient of a dev batch is not finite: the student may have diverged (lower --lr), or "
@@ -80,6 +75,21 @@ class DevPass:
                 )
                 return value, None, None
             self.loss_scale, self.clean = self.loss_scale / 2, 0
+
+    def look(self, student: Any, batch: Any) -> Examined:
+        """What a forward pass alone shows of all examples, of a student that has ``examine``; everything detached."""
+        part, _, shared = self._part(student, batch)
+        with torch.no_grad(), evaluating(student.module):
+            examined = student.examine(part)
+        return self._of_all(examined) if shared else examined
+
+    def _part(self, student, batch) -> tuple[Any, float, bool]:
+        """This worker's part of a batch, its share in the loss, and whether others have others."""
+        if self.workers.count == 1:
+            return batch, 1.0, False
+        shared = student.share(batch, self.workers.rank, self.workers.count)
+        # too few examples: everyone takes all of them
+        return (*shared, True) if shared is not None else (batch, 1 / self.workers.count, False)
 
     def _passed(self):
         self.clean += 1

@@ -10,6 +10,9 @@ m is dropout on the inputs (0.3): a few hundred dev pairs are little for as many
 anyway, sound and spoilt. The teacher's heads see s_k in place of the states: one number, learnt from labels that cost
 nothing, where hundreds of inputs fit the noise of single influences. What that number is worth as a weight, the
 hypergradient alone decides.
+
+A head's turn comes seldom, and by its turns alone a probe would know little for hundreds of student updates, in which the
+heads would learn from scores that mean nothing. So it begins with a look at a number of dev batches at once.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from fairseq_l2rw.meta.replay import ReplayRows
 LENGTHS = slice(LOSS_COLUMNS, LOSS_COLUMNS + 3)
 TEMPERATURE, LIMIT = 3.0, 3.0
 DROPOUT = 0.3
+#: Adam steps for each kind at the beginning, before a score is asked for
+BEGINNING = 300
 
 
 class Probe(nn.Module):
@@ -76,23 +81,37 @@ class ProbeTrainer:
     """
 
     def __init__(self, probe: Probe, seed: int, steps: int = 4, batch: int = 512, capacity: int = 4000):
-        self.probe, self.seed, self.steps, self.batch = probe, seed, steps, batch
+        self.probe, self.seed, self.steps, self.batch, self.capacity = probe, seed, steps, batch, capacity
         self.rows = [ReplayRows(capacity, probe.layout.width) for _ in probe.nets]
         self.optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-3, weight_decay=0.01)
         self.turn = 0
 
     def learn(self, kind: int, sound: Tensor, spoilt: Tensor) -> None:
         """Takes raw rows ``[N, D]`` of a dev batch and of the same batch spoilt in the way of ``kind``."""
+        if self._take(kind, sound, spoilt):
+            self._train(kind, self.steps)
+
+    def begin(self, kind: int, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        """Learns from several dev batches at once, each as for :meth:`learn`, before a score is asked for."""
+        taken = [self._take(kind, *pair) for pair in pairs]
+        if any(taken):
+            self._train(kind, BEGINNING)
+
+    def _take(self, kind, sound, spoilt) -> bool:
+        """Keeps the rows that are finite; False where there are none."""
         rows = torch.cat([sound, spoilt])
         is_sound = torch.cat([torch.ones(len(sound)), torch.zeros(len(spoilt))]).to(rows)
         finite = torch.isfinite(rows).all(1)
         if not finite.any():
-            return
+            return False
         self.probe.standardizer.update(rows[finite])
         self.rows[kind].add(rows[finite], is_sound[finite])
+        return True
+
+    def _train(self, kind, steps) -> None:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.turn)
         self.turn += 1
-        for _ in range(self.steps):
+        for _ in range(steps):
             some, label = self.rows[kind].sample(self.batch, generator)
             with torch.enable_grad():
                 logit = self.probe.logit(some, kind, generator)

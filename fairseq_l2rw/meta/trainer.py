@@ -45,6 +45,8 @@ from fairseq_l2rw.meta.workers import Workers
 
 logger = logging.getLogger(__name__)
 
+#: dev batches, at most, that the probes see before the first teacher update
+FIRST_LOOK = 16
 NOTHING_SEEN = "no sentence pair was seen in the update"
 #: the factor of the dev loss to begin with where activations are in half precision
 HALF_LOSS_SCALE = 2.0**15
@@ -361,6 +363,8 @@ class MetaTrainer(CountsSkipped):
         if self._ignored:
             self._records = [replace(r, sizes=torch.zeros_like(r.sizes)) for r in self._records]
         self.window.after_step(self._records)
+        if self.due and self.probe is not None and not self.probe.turn:
+            self._begin_probe(dev_batch)
         report = self._teacher_update(dev_batch) if self.due and self.window.steps else None
         # last: the teacher's gradient is taken where the weights were
         self._teach_probe()
@@ -383,6 +387,19 @@ class MetaTrainer(CountsSkipped):
         self.running.update_loss(float(rows[:, 0].mean()))
         tokens = float(rows[:, 3].exp().mean())
         self.mean_tokens = tokens if self.mean_tokens is None else 0.99 * self.mean_tokens + 0.01 * tokens
+
+    def _begin_probe(self, dev_batch):
+        """Shows the probe dev batches, sound and spoilt in every way: as many as :data:`FIRST_LOOK`, or as it keeps."""
+        look = self.objective.dev_pass.look
+        batches, sound = [], []
+        while len(batches) < FIRST_LOOK and 2 * sum(len(rows) for rows in sound) < self.probe.capacity:
+            batches.append(dev_batch())
+            sound.append(self.features(*look(self.student, batches[-1])))
+        for head, kind in enumerate(self.config.heads):
+            spoilt = [self.student.corrupt(batch, kind, self.config.seed + n) for n, batch in enumerate(batches)]
+            self.probe.begin(
+                head, [(a, self.features(*look(self.student, b))) for a, b in zip(sound, spoilt) if b is not None]
+            )
 
     def _teach_probe(self) -> None:
         """Shows the probe the dev batches that the newest dev gradient came from."""

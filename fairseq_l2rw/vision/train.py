@@ -67,6 +67,7 @@ class Training:
             self._batches(parts.meta, "--teacher finetuned: --batch-size")
         self.method = methods.build(self.student, config, self.optimizer, batches * config.epochs)
         self.epoch = self.updates = 0
+        self._meta_batches = 0  # taken in this update
         self.weights = torch.full((len(parts.train),), float("nan"))
         self.seconds = 0.0
         self.last: dict = {}
@@ -163,6 +164,7 @@ class Training:
         """
         config, optimizer, count = self.config, self.optimizer, workers.count()
         rank, module = workers.rank(), self.student.module
+        self._meta_batches = 0
         batch = self.batch(images, index, "augment", self.updates, rank * config.batch_size, config.batch_size)
         torch.manual_seed(derived_seed("step", config.seed, self.updates, rank))
         self.method.begin(self.updates, batch, self.meta_batch, optimizer.param_groups[0]["lr"])
@@ -203,10 +205,11 @@ class Training:
         return Batch(pixels[own].contiguous(memory_format=LAYOUT), images.labels[index][own].to(self.device))
 
     def meta_batch(self) -> Batch:
-        """The meta batch of this update, the same on all workers."""
+        """The next meta batch of this update, the same on all workers."""
         meta, size = self.parts.meta, min(self.config.meta_batch_size, len(self.parts.meta))
         per_round = len(meta) // size
-        turn = self.updates // self.config.meta_interval
+        turn = self.updates // self.config.meta_interval + self._meta_batches
+        self._meta_batches += 1
         order = torch.randperm(len(meta), generator=generator("meta", self.config.seed, turn // per_round))
         place = turn % per_round * size
         return self.batch(meta, order[place : place + size], "augment meta", turn)

@@ -30,14 +30,14 @@ def make_trainer(student, optimizer, teacher="deep", **settings):
     return trainer
 
 
-def run_update(trainer, batches, seed, max_norm, updates=0, lr_factor=1.0):
+def run_update(trainer, batches, seed, max_norm, updates=0, lr_factor=1.0, dev_batch=lambda: toy_batch(9, 7)):
     """Loss, backward, clip, step, teacher update where one is due.
 
     Returns:
         ``(report, step)``, the latter as the oracles take it.
     """
     student, optimizer = trainer.student, trainer.optimizer
-    trainer.begin_update(updates, lambda: toy_batch(9, 7))
+    trainer.begin_update(updates, dev_batch)
     optimizer.zero_grad()
     torch.manual_seed(seed)
     total, denominator, weights, sizes = 0.0, 0.0, [], []
@@ -61,7 +61,7 @@ def run_update(trainer, batches, seed, max_norm, updates=0, lr_factor=1.0):
     scale_rates(optimizer, lr_factor)
     trainer.before_step(raw, max_norm)
     optimizer.step()
-    report = trainer.after_step(lambda: toy_batch(9, 7))
+    report = trainer.after_step(dev_batch)
     return report, Step(batches, weights, sizes, seed, lr_factor)
 
 

@@ -26,6 +26,9 @@ class SharingStudent(ToyStudent):
         return Examined(losses, n_tokens, torch.full_like(n_tokens, 4), [self.module.embedding(tokens).mean(1).detach()])
 
 
+STUDENT = SharingStudent()
+
+
 class Summed(Workers):
     """A worker whose ``add_up`` adds what the workers before it gave."""
 
@@ -55,18 +58,21 @@ def test_parts_of_the_workers_add_up_to_the_whole(count):
     assert max(float(g.abs().max()) for g in gradient) > 1e-2
 
 
+@pytest.mark.parametrize("look", [
+    lambda dev_pass: dev_pass(STUDENT, list(STUDENT.module.parameters()), BATCH, examine=True)[2],
+    lambda dev_pass: dev_pass.look(STUDENT, BATCH),
+], ids=["dev pass", "look"])  # fmt: skip
 @pytest.mark.parametrize("count", [2, 3])
-def test_what_all_workers_saw_is_in_the_order_of_the_batch(count):
-    """Whatever their number: a probe that learns from it is the same."""
-    student = SharingStudent()
-    parameters = list(student.module.parameters())
-    want = DevPass()(student, parameters, BATCH, examine=True)[2]
+def test_what_all_workers_saw_is_in_the_order_of_the_batch(count, look):
+    """Whatever their number: a probe that learns from it is the same. So is a look without a backward pass."""
+    want = look(DevPass())
     wholes = [want.losses, want.n_tokens, want.source_lengths, *want.internal]
     for rank in range(count):
         summed = Summed(rank, count, [])
         seen = []
         summed.gather = lambda rows: (seen.append(rows), torch.cat([wholes[len(seen) - 1][r::count] for r in range(count)]))[1]
-        got = DevPass(workers=summed)(student, parameters, BATCH, examine=True)[2]
+        dev_pass = DevPass(workers=summed)
+        got = look(dev_pass)
         for own, whole, all_rows in zip(seen, wholes, [got.losses, got.n_tokens, got.source_lengths, *got.internal]):
             assert torch.allclose(own.double(), whole[rank::count].double()) and torch.equal(all_rows, whole)
 

@@ -1,6 +1,7 @@
 """Probes: logistic regression on the states of sound and spoilt dev examples."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -139,6 +140,7 @@ def examined_trainer(**settings):
 def test_the_probe_learns_from_the_dev_passes():
     """Two a teacher update, as without a probe; the teacher's own optimizer leaves it alone."""
     trainer = examined_trainer()
+    trainer.probe.turn = 1  # no first look
     assert [len(r) for r in trainer.probe.rows] == [0, 0]
     held = {id(p) for group in trainer.teacher_optimizer.param_groups for p in group["params"]}
     assert not held & {id(p) for p in trainer.teacher.probe.parameters()}
@@ -156,6 +158,75 @@ def test_no_probe_where_there_is_nothing_to_learn_it_from(settings):
     run_update(trainer, BATCHES, 0, 0.5)
     assert trainer.probe is None and trainer.student.examinations == 0
     assert make_trainer(*fresh(adam), **CONTRAST).probe is None, "a student that cannot examine dev batches"
+
+
+def dev_batches():
+    seeds = itertools.count()
+    return lambda: toy_batch(9, next(seeds))
+
+
+@pytest.mark.parametrize("capacity, looked", [(4000, 16), (100, 6)])
+def test_the_first_look(capacity, looked):
+    """Before the first teacher update, and never again; no more dev batches than the probe keeps; the kinds alike."""
+    trainer, taken = examined_trainer(start=2, interval=2), []
+    trainer.probe.capacity = capacity
+    before = copy.deepcopy(trainer.teacher.probe.state_dict())
+    batches = dev_batches()
+
+    def dev_batch():
+        taken.append(trainer.updates)
+        return batches()
+
+    for t in range(5):
+        run_update(trainer, BATCHES, t, 0.5, updates=t, dev_batch=dev_batch)
+    assert taken == [2] * (looked + 1) + [4]
+    assert trainer.student.examinations == 3 * looked + 4
+    assert [len(r) for r in trainer.probe.rows] == [18 * (looked + 1)] * 2
+    assert trainer.probe.turn == 4
+    for head in range(2):
+        name = f"nets.{head}.0.weight"
+        assert not torch.equal(before[name], trainer.teacher.probe.state_dict()[name])
+
+
+def test_the_first_look_tells_sound_from_spoilt():
+    """By itself, before any turn: the labels of `constant` are all the same. Not so without it: the negative control."""
+    scores = {}
+    for begun in (True, False):
+        trainer = examined_trainer()
+        student, examine = trainer.student, trainer.student.examine
+
+        def readable(batch):  # a label that can be read off the states
+            seen = examine(batch)
+            seen.internal[0][:, 0] = batch[1]
+            return seen
+
+        student.examine = readable
+        if begun:
+            trainer._begin_probe(dev_batches())
+        batches = [toy_batch(9, 900 + n) for n in range(40)]
+        spoilt = [student.corrupt(batch, "constant", 0) for batch in batches]
+        rows = [torch.cat([trainer.features(*student.examine(b)) for b in each]) for each in (batches, spoilt)]
+        y = np.repeat([1, 0], len(rows[0]))
+        scores[begun] = roc_auc_score(y, trainer.teacher.probe(torch.cat(rows))[:, 1])
+    assert scores[True] > 0.9 and scores[False] < 0.6, scores
+
+
+def test_the_first_look_is_not_repeated_after_resuming():
+    one = examined_trainer()
+    run_update(one, BATCHES, 0, 0.5)
+    other = examined_trainer()
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    for trainer in (one, other):
+        trainer.student.examinations = 0
+        run_update(trainer, BATCHES, 1, 0.5, updates=1)
+        assert trainer.student.examinations == 2
+    assert examined_trainer().probe.turn == 0
+
+
+def test_the_first_look_without_a_kind_that_cannot_be_made():
+    trainer = examined_trainer(contrast={"impossible": 0.5, "constant": 0.5})
+    run_update(trainer, BATCHES, 0, 0.5)
+    assert [len(r) for r in trainer.probe.rows] == [0, 288]
 
 
 def test_a_probe_is_saved_and_restored():

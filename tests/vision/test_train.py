@@ -167,11 +167,14 @@ def test_meta_batches_go_round():
     run = training(teacher="deep")
     seen = []
     for run.updates in range(4):
+        run._meta_batches = 0  # as at the beginning of a step
         seen.append(run.meta_batch().images.flatten(1))
     rounds = [torch.cat(seen[:2]), torch.cat(seen[2:])]
     for one in rounds:
         assert len({tuple(row.tolist()) for row in one}) == 20
     assert not torch.equal(*rounds)
+    run.updates, run._meta_batches = 0, 0
+    assert all(torch.equal(run.meta_batch().images.flatten(1), one) for one in seen), "the next ones within an update"
 
 
 def test_half_precision():
