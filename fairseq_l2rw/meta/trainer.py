@@ -46,7 +46,7 @@ from fairseq_l2rw.meta.workers import Workers
 logger = logging.getLogger(__name__)
 
 #: dev batches, at most, that the probes see before the first teacher update
-FIRST_LOOK = 16
+FIRST_LOOK = 64
 NOTHING_SEEN = "no sentence pair was seen in the update"
 #: the factor of the dev loss to begin with where activations are in half precision
 HALF_LOSS_SCALE = 2.0**15

@@ -165,7 +165,7 @@ def dev_batches():
     return lambda: toy_batch(9, next(seeds))
 
 
-@pytest.mark.parametrize("capacity, looked", [(4000, 16), (100, 6)])
+@pytest.mark.parametrize("capacity, looked", [(4000, 64), (100, 6)])
 def test_the_first_look(capacity, looked):
     """Before the first teacher update, and never again; no more dev batches than the probe keeps; the kinds alike."""
     trainer, taken = examined_trainer(start=2, interval=2), []
@@ -226,7 +226,7 @@ def test_the_first_look_is_not_repeated_after_resuming():
 def test_the_first_look_without_a_kind_that_cannot_be_made():
     trainer = examined_trainer(contrast={"impossible": 0.5, "constant": 0.5})
     run_update(trainer, BATCHES, 0, 0.5)
-    assert [len(r) for r in trainer.probe.rows] == [0, 288]
+    assert [len(r) for r in trainer.probe.rows] == [0, 1152]
 
 
 def test_a_probe_is_saved_and_restored():
