@@ -1,11 +1,12 @@
 """Independent ways to the hypergradient, in float64. They share no code with the rules that they check:
-both go through the optimizer's own ``step``."""
+they go through the optimizer's own ``step``, or through one that somebody else wrote down."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import nn
 
@@ -180,24 +181,54 @@ def through_torch_steps(student, make, state, steps, normalization, max_norm, de
     return torch.cat(torch.autograd.grad(value, [w for step in weights for w in step]))
 
 
+class DifferentiableNAG:
+    """fairseq's ``nag``, which ``higher`` lacks, as ``higher`` would have it: line by line as ``fairseq/optim/nag.py``."""
+
+    def __init__(self, optimizer, reference_params):
+        self.param_groups = [dict(group) for group in optimizer.param_groups]
+        states = [optimizer.state.get(p, {}) for p in reference_params]
+        buffers = [s.get("momentum_buffer", torch.zeros_like(p)) for s, p in zip(states, reference_params)]
+        self.state = [{i: {"momentum_buffer": b.clone()} for i, b in enumerate(buffers)}]
+
+    def step(self, loss, params, grad_callback):
+        (group,) = self.param_groups
+        momentum, lr = group["momentum"], group["lr"]
+        lr_correct = lr / group["lr_old"]
+        out = []
+        for i, (p, d_p) in enumerate(zip(params, grad_callback(torch.autograd.grad(loss, params, create_graph=True)))):
+            buf = self.state[0][i]["momentum_buffer"]
+            p = p.mul(1 - lr * group["weight_decay"])
+            p = p.add(buf, alpha=momentum * momentum * lr_correct)
+            out.append(p.add(d_p, alpha=-(1 + momentum) * lr))
+            self.state[0][i]["momentum_buffer"] = buf.mul(momentum * lr_correct).add(d_p, alpha=-lr)
+        group["lr_old"] = lr
+        return out
+
+
+def _differentiable(optimizer, theta):
+    if type(optimizer).__name__ == "NAG":
+        return DifferentiableNAG(optimizer, theta)
+    higher = pytest.importorskip("higher", reason="the independent library of differentiable optimizers is not installed")
+    adam = "exp_avg" in next(iter(optimizer.state.values()), {})
+    kind = higher.optim.DifferentiableAdam if adam else higher.optim.DifferentiableSGD
+    return kind(optimizer, reference_params=theta)
+
+
 def through_higher(student, optimizer, steps, normalization, max_norm, dev, terms, weights=None, inputs=None):
     """dJ / dw, or dJ / d ``inputs``, through the differentiable optimizers of ``higher`` (Grefenstette et al. 2019).
 
     Its Adam has fairseq's epsilon, which is torch's times sqrt(1 - beta2^t), and coupled decay only; decoupled decay is
-    one term more.
+    one term more. In the place of the ``nag`` that it lacks is :class:`DifferentiableNAG`.
 
     Args:
         optimizer: torch's or fairseq's, the state before the first step.
         weights: w_i of each micro-batch of each step, attached to ``inputs``; new leaves unless given.
     """
-    import higher
-
     names = [n for n, _ in student.module.named_parameters()]
     theta = list(student.module.parameters())
-    adam = "exp_avg" in next(iter(optimizer.state.values()), {})
-    kind = higher.optim.DifferentiableAdam if adam else higher.optim.DifferentiableSGD
-    stepper = kind(optimizer, reference_params=theta)
+    stepper = _differentiable(optimizer, theta)
     (group,) = stepper.param_groups
+    adam = "betas" in group
     if weights is None:
         weights = [[w.clone().requires_grad_() for w in step.weights] for step in steps]
         inputs = [w for step in weights for w in step]

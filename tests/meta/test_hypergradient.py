@@ -7,8 +7,8 @@ import torch
 
 from fairseq_l2rw.meta import linearize
 from tests.meta.harness import fresh, make_trainer, run_update
-from tests.meta.optimizers import ALL, FAIRSEQ_ADAM, TORCH, double_stays_double, maker  # noqa: F401
-from tests.oracles import brute_force, through_higher, through_torch_steps, toy_batch
+from tests.meta.optimizers import ALL, TORCH, double_stays_double, maker  # noqa: F401
+from tests.oracles import DifferentiableNAG, brute_force, scale_rates, through_higher, through_torch_steps, toy_batch
 
 pytestmark = pytest.mark.usefixtures("double_stays_double")
 
@@ -18,10 +18,6 @@ LOSS = {None: 1.0}
 
 def relative(a, b):
     return float((a - b).norm() / b.norm())
-
-
-#: the families that the oracle knows with that library
-HIGHER = [*(name for name in TORCH if name.startswith(("sgd", "adam"))), *FAIRSEQ_ADAM]
 
 
 def ours(name, window=1, steps=3, max_norm=0.0, **settings):
@@ -60,13 +56,29 @@ def test_equals_autograd_through_torchs_own_steps(name, max_norm, normalization,
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
 @pytest.mark.parametrize("max_norm", [0.0, 0.05])
-@pytest.mark.parametrize("name", HIGHER)
+@pytest.mark.parametrize("name", ALL)
 def test_equals_higher(name, max_norm, window):
-    pytest.importorskip("higher", reason="the independent library of differentiable optimizers is not installed")
     got, (student, optimizer), steps, _ = ours(name, window, max_norm=max_norm, normalization="batch")
     want = through_higher(student, optimizer, steps, "batch", max_norm, DEV, LOSS)
     assert want.abs().max() > 1e-5
     assert relative(got, want) < 1e-6
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+def test_the_nag_that_higher_lacks_steps_as_fairseqs(steps):
+    student, optimizer = fresh(maker("fairseq-nag"), steps, dropout=0.0)
+    got = list(student.module.parameters())
+    stepper = DifferentiableNAG(optimizer, got)
+    want = [p.detach().clone().requires_grad_() for p in got]
+    for k in range(3):
+        scale_rates(optimizer, 0.8)
+        scale_rates(stepper, 0.8)
+        size = lambda theta: sum((p - k).pow(4).mean() for p in theta)  # noqa: B023, E731
+        want = stepper.step(size(want), want, lambda gradients: gradients)
+        optimizer.zero_grad()
+        size(got).backward()
+        optimizer.step()
+        assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-14) for a, b in zip(got, want))
 
 
 @pytest.mark.parametrize("window", [1, 3])
@@ -131,13 +143,13 @@ def test_weighted_sum_is_zero_for_batch_only():
         assert (total < 1e-9) == zero
 
 
-class WrongSign(linearize.sgd.SGDRule):
+class WrongSign:
     def reverse(self, *args):
         adj_g, adj_theta, adj_state = super().reverse(*args)
         return -adj_g, adj_theta, adj_state
 
 
-class ForgetsTheBuffer(linearize.sgd.SGDRule):
+class ForgetsTheBuffer:
     def reverse(self, *args):
         adj_g, adj_theta, _ = super().reverse(*args)
         return adj_g, adj_theta, {}
@@ -145,11 +157,12 @@ class ForgetsTheBuffer(linearize.sgd.SGDRule):
 
 @pytest.mark.parametrize("oracle", [brute_force, through_higher])
 @pytest.mark.parametrize("wrong, window", [(WrongSign, 1), (ForgetsTheBuffer, 2)])
-def test_a_wrong_rule_is_noticed(wrong, window, oracle, monkeypatch):
-    if oracle is through_higher:
-        pytest.importorskip("higher", reason="the independent library of differentiable optimizers is not installed")
-    monkeypatch.setitem(linearize._RULES, torch.optim.SGD, wrong())
-    got, (student, optimizer), steps, _ = ours("sgd-momentum", window)
+@pytest.mark.parametrize("name", ["sgd-momentum", "fairseq-nag"])
+def test_a_wrong_rule_is_noticed(name, wrong, window, oracle, monkeypatch):
+    of = type(fresh(maker(name), 0)[1])
+    rule = type("Wrong", (wrong, type(linearize._RULES[of])), {})
+    monkeypatch.setitem(linearize._RULES, of, rule())
+    got, (student, optimizer), steps, _ = ours(name, window)
     assert relative(got, oracle(student, optimizer, steps, "tokens", 0.0, DEV, LOSS)) > 0.05
 
 
@@ -227,10 +240,9 @@ def test_the_teachers_gradient_is_that_of_the_dev_loss(window):
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
-@pytest.mark.parametrize("name", HIGHER)
+@pytest.mark.parametrize("name", ALL)
 def test_the_teachers_gradient_through_higher(name, window):
     """dJ / d omega by autograd through the teacher of each moment, the weights, and ``higher``'s steps."""
-    pytest.importorskip("higher", reason="the independent library of differentiable optimizers is not installed")
     student, optimizer = fresh(maker(name))
     before = copy.deepcopy((student, optimizer))
     trainer = make_trainer(student, optimizer, window=window, interval=window, normalization="batch")
