@@ -40,6 +40,15 @@ def ours(name, window=1, steps=3, max_norm=0.0, **settings):
     return report.weight_gradient, before, taken, trainer
 
 
+def taught(trainer):
+    """dJ / d omega of the teacher's last step, by name."""
+    return {n: p.grad for n, p in trainer.teacher.named_parameters() if p.grad is not None}
+
+
+def flat(gradients):
+    return torch.cat([g.flatten() for g in gradients])
+
+
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
 @pytest.mark.parametrize("normalization", ["tokens", "batch"])
 @pytest.mark.parametrize("max_norm", [0.0, 0.05, 50.0])
@@ -102,9 +111,14 @@ def test_first_step_of_all(name):
 @pytest.mark.parametrize("max_norm", [0.0, 0.05])
 @pytest.mark.parametrize("name", ALL)
 def test_unrolled_and_forward_agree(name, max_norm, window):
-    forward = ours(name, window, max_norm=max_norm, gradient="forward")[0]
-    unrolled = ours(name, window, max_norm=max_norm, gradient="unrolled")[0]
+    forward, _, _, trainer = ours(name, window, max_norm=max_norm, gradient="forward")
+    unrolled, _, _, other = ours(name, window, max_norm=max_norm, gradient="unrolled")
+    assert unrolled.abs().max() > 1e-5
     assert relative(forward, unrolled) < 1e-6
+    got, want = taught(trainer), taught(other)
+    assert list(got) == list(want) and flat(want.values()).abs().max() > 5e-5
+    for name, gradient in want.items():
+        assert gradient.abs().max() > 1e-7 and relative(got[name], gradient) < 1e-6, name
 
 
 @pytest.mark.parametrize("window", [1, 3])
@@ -201,6 +215,19 @@ def test_other_dropout_masks_are_noticed(monkeypatch):
     assert relative(ours("adam")[0], right) > 1e-2
 
 
+def noted_moments(trainer):
+    """Where :meth:`weigh` will have been called: the teacher, as it was, and the rows."""
+    weigh, moments = trainer.weigh, []
+
+    def noted(*args):
+        rows, weights = weigh(*args)
+        moments.append((copy.deepcopy(trainer.teacher), rows))
+        return rows, weights
+
+    trainer.weigh = noted
+    return moments
+
+
 @pytest.mark.parametrize("window", [1, 3])
 def test_the_teachers_gradient_is_that_of_the_dev_loss(window):
     """dJ / d omega is sum_i dJ/dw_i dw_i/d omega, with the weights as they were when they were given.
@@ -210,30 +237,19 @@ def test_the_teachers_gradient_is_that_of_the_dev_loss(window):
     """
     student, optimizer = fresh(maker("adam"))
     trainer = make_trainer(student, optimizer, window=window, interval=window)
-    seen, moments = {}, []
-    trainer.teacher_optimizer.step = lambda: seen.update(
-        {n: p.grad.clone() for n, p in trainer.teacher.named_parameters()}
-    )
-    weigh = trainer.weigh
-
-    def noted(*args):
-        rows, weights = weigh(*args)
-        moments.append((copy.deepcopy(trainer.teacher), rows))
-        return rows, weights
-
-    trainer.weigh = noted
+    moments = noted_moments(trainer)
     for k in range(window):
         report, _ = run_update(trainer, [toy_batch(3, k), toy_batch(4, 50 + k)], 11 + k, 0.05, k + 1)
-    for name, gradient in seen.items():
+    for name, gradient in taught(trainer).items():
         index = int(gradient.abs().argmax())
         values = []
         for delta in (1e-5, -1e-5):
             weights = []
             for teacher, rows in moments:
-                flat = dict(teacher.named_parameters())[name].data.view(-1)
-                flat[index] += delta
+                entries = dict(teacher.named_parameters())[name].data.view(-1)
+                entries[index] += delta
                 weights.append(teacher(rows).prod(1).detach())
-                flat[index] -= delta
+                entries[index] -= delta
             values.append(float((torch.cat(weights) * report.weight_gradient).sum()))
         want = (values[0] - values[1]) / 2e-5
         assert abs(float(gradient.view(-1)[index]) - want) <= 1e-5 * abs(want) + 1e-10, name
@@ -246,25 +262,14 @@ def test_the_teachers_gradient_through_higher(name, window):
     student, optimizer = fresh(maker(name))
     before = copy.deepcopy((student, optimizer))
     trainer = make_trainer(student, optimizer, window=window, interval=window, normalization="batch")
-    seen, moments = {}, []
-    trainer.teacher_optimizer.step = lambda: seen.update(
-        {n: p.grad.clone() for n, p in trainer.teacher.named_parameters()}
-    )
-    weigh = trainer.weigh
-
-    def noted(*args):
-        rows, weights = weigh(*args)
-        moments.append((copy.deepcopy(trainer.teacher), rows))
-        return rows, weights
-
-    trainer.weigh = noted
+    moments = noted_moments(trainer)
     steps = [run_update(trainer, [toy_batch(3, k), toy_batch(4, 50 + k)], 11 + k, 0.05, k + 1)[1] for k in range(window)]
-    omega = {n: p.detach().clone().requires_grad_() for n, p in trainer.teacher.named_parameters()}
-    flat = [torch.func.functional_call(teacher, omega, (rows,)).prod(1) for teacher, rows in moments]
-    weights = [flat[2 * k : 2 * k + 2] for k in range(window)]
+    omega = {n: p.detach().clone().requires_grad_() for n, p in moments[0][0].named_parameters()}
+    of_all = [torch.func.functional_call(teacher, omega, (rows,)).prod(1) for teacher, rows in moments]
+    weights = [of_all[2 * k : 2 * k + 2] for k in range(window)]
     assert torch.allclose(weights[0][0], steps[0].weights[0])
     want = through_higher(*before, steps, "batch", 0.05, DEV, LOSS, weights, list(omega.values()))
-    got = torch.cat([seen[n].flatten() for n in omega])
+    got = flat(taught(trainer)[n] for n in omega)
     assert want.abs().max() > 1e-6
     assert relative(got, want) < 1e-6
 
