@@ -14,6 +14,11 @@ pytestmark = pytest.mark.usefixtures("double_stays_double")
 
 DEV = toy_batch(9, 7)
 LOSS = {None: 1.0}
+#: settings, and the terms of J as the oracles take them
+OBJECTIVES = {
+    "loss": ({}, LOSS),
+    "contrastive": (dict(objective="contrastive", contrast={"rotated": 0.7}), {None: 1.0, "rotated": -0.7}),
+}
 
 
 def relative(a, b):
@@ -148,6 +153,24 @@ def test_contrastive_objective():
     )
     want = brute_force(student, optimizer, steps, "tokens", 0.05, DEV, {None: 1.0, "rotated": -0.7})
     assert relative(got, want) < 1e-6
+
+
+@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("name", ["sgd-momentum-decay", "adamw", "fairseq-adam", "fairseq-nag"])
+def test_an_averaged_dev_gradient_is_exact_at_first_alone(name, objective, window):
+    """The first average, corrected for its beginning, is the gradient; the second is partly of older parameters."""
+    settings, terms = OBJECTIVES[objective]
+    for momentum in (0.0, 0.9):
+        got, before, steps, trainer = ours(name, window, max_norm=0.05, momentum=momentum, **settings)
+        want = through_higher(*before, steps, "tokens", 0.05, DEV, terms)
+        assert want.abs().max() > 1e-5
+        assert relative(got, want) < 1e-6
+        before = copy.deepcopy((trainer.student, trainer.optimizer))
+        taken = [run_update(trainer, [toy_batch(5, 60 + k)], 20 + k, 0.05, window + k + 1) for k in range(window)]
+        want = through_higher(*before, [step for _, step in taken], "tokens", 0.05, DEV, terms)
+        distance = relative(taken[-1][0].weight_gradient, want)
+        assert distance > 0.01 if momentum else distance < 1e-6
 
 
 def test_weighted_sum_is_zero_for_batch_only():
