@@ -147,12 +147,23 @@ def test_through_some_parameters_only(name, max_norm, gradient, window):
     assert relative(got, through_torch_steps(*arguments)) > 0.1  # negative control
 
 
-def test_contrastive_objective():
-    got, (student, optimizer), steps, _ = ours(
-        "adam", 2, max_norm=0.05, objective="contrastive", contrast={"rotated": 0.7}
-    )
-    want = brute_force(student, optimizer, steps, "tokens", 0.05, DEV, {None: 1.0, "rotated": -0.7})
-    assert relative(got, want) < 1e-6
+def test_contrastive_objective_by_brute_force():
+    settings, terms = OBJECTIVES["contrastive"]
+    got, before, steps, _ = ours("adam", 2, max_norm=0.05, **settings)
+    assert relative(got, brute_force(*before, steps, "tokens", 0.05, DEV, terms)) < 1e-6
+
+
+@pytest.mark.parametrize("window", [1, 2, 4])
+@pytest.mark.parametrize("name", ["sgd-nesterov", "adam", "fairseq-adam", "fairseq-nag"])
+def test_contrastive_objective_through_higher_and_unrolled(name, window):
+    settings, terms = OBJECTIVES["contrastive"]
+    got, before, steps, trainer = ours(name, window, max_norm=0.05, **settings)
+    want = through_higher(*before, steps, "tokens", 0.05, DEV, terms)
+    unrolled, _, _, other = ours(name, window, max_norm=0.05, gradient="unrolled", **settings)
+    assert want.abs().max() > 1e-5
+    assert relative(got, want) < 1e-6 and relative(unrolled, want) < 1e-6
+    assert relative(flat(taught(trainer).values()), flat(taught(other).values())) < 1e-6
+    assert relative(got, through_higher(*before, steps, "tokens", 0.05, DEV, LOSS)) > 0.1  # negative control
 
 
 @pytest.mark.parametrize("window", [1, 3])
