@@ -25,6 +25,10 @@ def relative(a, b):
     return float((a - b).norm() / b.norm())
 
 
+#: gradient, window: the way that fairseq-train takes by default reads a single step
+EXACT_WAYS = [("backward", 1), *(("forward", window) for window in (1, 2, 3, 4))]
+
+
 def ours(name, window=1, steps=3, max_norm=0.0, **settings):
     """A window of updates with two micro-batches each, the learning rate falling.
 
@@ -54,26 +58,29 @@ def flat(gradients):
     return torch.cat([g.flatten() for g in gradients])
 
 
-@pytest.mark.parametrize("window", [1, 2, 3, 4])
+@pytest.mark.parametrize("gradient, window", EXACT_WAYS)
 @pytest.mark.parametrize("normalization", ["tokens", "batch"])
 @pytest.mark.parametrize("max_norm", [0.0, 0.05, 50.0])
 @pytest.mark.parametrize("name", TORCH)
-def test_equals_autograd_through_torchs_own_steps(name, max_norm, normalization, window):
-    got, (student, optimizer), steps, _ = ours(name, window, max_norm=max_norm, normalization=normalization)
+def test_equals_autograd_through_torchs_own_steps(name, max_norm, normalization, gradient, window):
+    got, (student, optimizer), steps, trainer = ours(
+        name, window, max_norm=max_norm, normalization=normalization, gradient=gradient
+    )
     want = through_torch_steps(
         student, maker(name), optimizer.state_dict(), steps, normalization, max_norm, DEV, LOSS
     )
-    assert len(got) == 5 * window
+    assert len(got) == 5 * window and trainer.gradient_mode == gradient
     assert want.abs().max() > 1e-5
     assert relative(got, want) < 1e-6
 
 
-@pytest.mark.parametrize("window", [1, 2, 3, 4])
+@pytest.mark.parametrize("gradient, window", EXACT_WAYS)
 @pytest.mark.parametrize("max_norm", [0.0, 0.05])
 @pytest.mark.parametrize("name", ALL)
-def test_equals_higher(name, max_norm, window):
-    got, (student, optimizer), steps, _ = ours(name, window, max_norm=max_norm, normalization="batch")
-    want = through_higher(student, optimizer, steps, "batch", max_norm, DEV, LOSS)
+def test_equals_higher(name, max_norm, gradient, window):
+    got, before, steps, trainer = ours(name, window, max_norm=max_norm, normalization="batch", gradient=gradient)
+    want = through_higher(*before, steps, "batch", max_norm, DEV, LOSS)
+    assert trainer.gradient_mode == gradient
     assert want.abs().max() > 1e-5
     assert relative(got, want) < 1e-6
 
@@ -289,13 +296,15 @@ def test_the_teachers_gradient_is_that_of_the_dev_loss(window):
         assert abs(float(gradient.view(-1)[index]) - want) <= 1e-5 * abs(want) + 1e-10, name
 
 
-@pytest.mark.parametrize("window", [1, 2, 3, 4])
+@pytest.mark.parametrize("gradient, window", EXACT_WAYS)
 @pytest.mark.parametrize("name", ALL)
-def test_the_teachers_gradient_through_higher(name, window):
+def test_the_teachers_gradient_through_higher(name, gradient, window):
     """dJ / d omega by autograd through the teacher of each moment, the weights, and ``higher``'s steps."""
     student, optimizer = fresh(maker(name))
     before = copy.deepcopy((student, optimizer))
-    trainer = make_trainer(student, optimizer, window=window, interval=window, normalization="batch")
+    trainer = make_trainer(
+        student, optimizer, window=window, interval=window, normalization="batch", gradient=gradient
+    )
     moments = noted_moments(trainer)
     steps = [run_update(trainer, [toy_batch(3, k), toy_batch(4, 50 + k)], 11 + k, 0.05, k + 1)[1] for k in range(window)]
     omega = {n: p.detach().clone().requires_grad_() for n, p in moments[0][0].named_parameters()}
@@ -304,6 +313,7 @@ def test_the_teachers_gradient_through_higher(name, window):
     assert torch.allclose(weights[0][0], steps[0].weights[0])
     want = through_higher(*before, steps, "batch", 0.05, DEV, LOSS, weights, list(omega.values()))
     got = flat(taught(trainer)[n] for n in omega)
+    assert trainer.gradient_mode == gradient
     assert want.abs().max() > 1e-6
     assert relative(got, want) < 1e-6
 
