@@ -1,6 +1,7 @@
 """The schedule around each student update, the teacher's step, and what is saved."""
 
 import copy
+import gc
 import io
 import math
 
@@ -56,10 +57,27 @@ def test_nothing_is_kept_for_an_update_that_is_not_due():
     assert trainer._records == [] and trainer.window.steps == [] and trainer.window._before is None
 
 
-def test_nothing_is_kept_after_an_update():
-    """Batches and a copy of the parameters would stay in memory until the next one."""
-    trainer = trainer_of()
-    assert run_update(trainer, BATCHES, 0, 0.5)[0] is not None
+@pytest.mark.parametrize("window", [1, 2, 4])
+def test_a_step_of_the_window_is_copied_once_and_nothing_is_kept_after_an_update(window):
+    """Batches and copies of the parameters would stay in memory until the next one."""
+    trainer = trainer_of(window=window, interval=window)
+    shape, step, noted = trainer.student.module.embedding.weight.shape, trainer.optimizer.step, []
+
+    def alive():  # pieces of memory of that shape, however many tensors see each
+        found = [t for t in gc.get_objects() if type(t) in (torch.Tensor, torch.nn.Parameter) and t.shape == shape]
+        return len({t.untyped_storage().data_ptr() for t in found})
+
+    for updates in range(1, window + 1):  # the objective keeps its newest dev gradient from now on
+        run_update(trainer, BATCHES, updates, 0.5, updates)
+    gc.collect()
+    before = alive()
+    trainer.optimizer.step = lambda: (noted.append(alive() - before), step())
+    for k in range(window):
+        report = run_update(trainer, BATCHES, k, 0.5, window + k + 1)[0]
+        assert (report is not None) == (k == window - 1)
+    # the parameters before the step to come; of each step before it those, its gradient and two moments
+    assert noted == [1 + 4 * k for k in range(window)]
+    assert alive() == before
     assert trainer._rows == trainer._records == [] and trainer.window.steps == [] and trainer.window._before is None
 
 
