@@ -1,6 +1,6 @@
 """Peak memory of ``l2rw_translation`` against fairseq's plain ``translation``: same model, same batches, a process for each.
 
-    python -m benchmarks.memory --threads 1 --json memory.json
+    python -m benchmarks.memory --threads 1
 
 What is in use at most. On a GPU: what torch has allocated. On a CPU: the peak of the process's resident memory, less what it had when
 all was imported, with freed blocks given back at once (by glibc; a third slower, so no time is taken here).

@@ -1,6 +1,6 @@
 """How the cost of a teacher update grows: with tokens per batch, parameters, window K and workers.
 
-    python -m benchmarks.scaling --threads 1 --json scaling.json
+    python -m benchmarks.scaling --threads 1
 
 One quantity is changed at a time. A row gives the seconds of a plain update, of an update with a teacher update, and their ratio;
 medians of turns taken. Workers are processes on this machine (gloo), so their figures say what the exchange costs, not what they gain.

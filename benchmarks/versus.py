@@ -1,6 +1,6 @@
 """One teacher update, ours and theirs: same fairseq Transformer, batches, teacher and J = the loss of a dev batch.
 
-    python -m benchmarks.versus --threads 1 --json versus.json
+    python -m benchmarks.versus --threads 1
 
 * ``forward``, ``backward``, ``ghost``: ours (the first two exact; the last with the direction of the update before);
 * ``backward, bfloat16``: with ``--meta-precision bfloat16``;
