@@ -1,6 +1,6 @@
 """Peak memory of ``l2rw_translation`` against fairseq's plain ``translation``: same model, same batches, a process for each.
 
-    python -m benchmarks.memory --threads 1 --json memory.json
+    python -m benchmarks.memory --threads 1
 
 What is in use at most. On a GPU: what torch has allocated. On a CPU: the peak of the process's resident memory, less what it had when
 all was imported, with freed blocks given back at once (by glibc; a third slower, so no time is taken here).
@@ -36,22 +36,24 @@ CONTENDERS = {
 UPDATES = 10
 
 
-def peak(arguments, name: str) -> float:
+def peak(arguments, task: str, *options: object, updates: int = UPDATES) -> float:
     """MiB that a training takes at most; to be called in a process of its own."""
     before = workload.resident()
-    options = CONTENDERS[name]
-    if options is None:
-        training = workload.Training(arguments.data, arguments, "translation")
-    else:
-        dev = max(1, int(arguments.dev_share * arguments.max_tokens))
-        training = workload.Training(
-            arguments.data, arguments, "l2rw_translation", "--meta-start", 0, "--meta-interval", 1, "--meta-max-tokens", dev, *options
-        )
+    training = workload.Training(arguments.data, arguments, task, *options)
     longest = max(training.batches, key=lambda batch: batch["target"].numel())
     training.batches = [longest]
-    for _ in range(UPDATES):
+    for _ in range(updates):
         training.update()
     return workload.most_taken(arguments, before)
+
+
+def _peak_of(arguments, name: str) -> float:
+    options = CONTENDERS[name]
+    if options is None:
+        return peak(arguments, "translation")
+    dev = max(1, int(arguments.dev_share * arguments.max_tokens))
+    every_step = "--meta-start", 0, "--meta-interval", 1, "--meta-max-tokens", dev
+    return peak(arguments, "l2rw_translation", *every_step, *options)
 
 
 def main(words: list[str] | None = None) -> dict:
@@ -67,7 +69,7 @@ def main(words: list[str] | None = None) -> dict:
     logging.disable(logging.INFO)
     workload.prepare(arguments)
     if arguments.child:
-        print(json.dumps(peak(arguments, arguments.child)))
+        print(json.dumps(_peak_of(arguments, arguments.child)))
         return {}
     with tempfile.TemporaryDirectory() as folder:
         given = list(sys.argv[1:] if words is None else words)

@@ -16,7 +16,7 @@ import torch
 from fairseq_l2rw.corpus.bitext import writing
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("torch", "fairseq-fixed", "numpy", "sacrebleu", "sentencepiece", "scikit-learn")
+PACKAGES = ("torch", "fairseq-fixed", "numpy", "sacrebleu", "sentencepiece", "scikit-learn", "higher")
 
 
 def environment() -> dict:
@@ -24,7 +24,7 @@ def environment() -> dict:
     cuda = torch.cuda.is_available()
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": _commit(),
+        "commit": commit(ROOT),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "system": platform.platform(),
@@ -82,9 +82,11 @@ def _version(name):
         return None
 
 
-def _commit():
-    """Of the checkout, with a plus where it has changes; None outside of one."""
-    git = ["git", "-C", str(ROOT)]
+def commit(folder: str | os.PathLike) -> str | None:
+    """Of a checkout, with a plus where it has changes; None where the folder is none."""
+    if not Path(folder, ".git").exists():  # nor may it be one of a checkout's folders
+        return None
+    git = ["git", "-C", str(folder)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
         changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout

@@ -1,33 +1,39 @@
 """How the cost of a teacher update grows: with tokens per batch, parameters, window K and workers.
 
-    python -m benchmarks.scaling --threads 1 --json scaling.json
+    python -m benchmarks.scaling --threads 1
 
-One quantity is changed at a time. A row gives the seconds of a plain update, of an update with a teacher update, and their ratio;
-medians of turns taken. Workers are processes on this machine (gloo), so their figures say what the exchange costs, not what they gain.
+One quantity is changed at a time. A row gives the seconds of a plain update, of an update with a teacher update, and their ratio,
+medians of turns taken; and the peak memory of either, in use, in a process of its own (as ``benchmarks.memory`` counts it).
+Workers are processes on this machine (gloo), so their figures say what the exchange costs, not what they gain; the memory is one's.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 
-from benchmarks import workload
+from benchmarks import memory, workload
+from benchmarks.apart import measured_apart
 from benchmarks.record import ROOT, table, write_json
+
+
+def teacher_options(arguments, window: int) -> list:
+    """Of a training with one teacher update in so many steps."""
+    dev = max(1, int(arguments.dev_share * arguments.max_tokens))
+    mode = arguments.gradient if window == 1 else "forward"
+    return ["--meta-start", 0, "--meta-interval", window, "--meta-window", window, "--meta-max-tokens", dev, "--meta-gradient", mode]
 
 
 def measured(arguments, data: str, window: int = 1, distributed: list = ()) -> dict:
     """Seconds of an update, plain and with a teacher update, of one configuration."""
-    dev = max(1, int(arguments.dev_share * arguments.max_tokens))
-    mode = arguments.gradient if window == 1 else "forward"
-    options = ["--meta-start", 0, "--meta-interval", window, "--meta-window", window, "--meta-max-tokens", dev, "--meta-gradient", mode]
     plain = workload.Training(data, arguments, "translation", *distributed)
-    taught = workload.Training(data, arguments, "l2rw_translation", *options, *distributed)
+    taught = workload.Training(data, arguments, "l2rw_translation", *teacher_options(arguments, window), *distributed)
 
     def updates(training):
         return lambda: workload.seconds(lambda: [training.update() for _ in range(window)]) / window
@@ -41,15 +47,34 @@ def measured(arguments, data: str, window: int = 1, distributed: list = ()) -> d
     }  # fmt: skip
 
 
-def with_workers(arguments, data: str, count: int, words: list[str]) -> dict:
-    """As :func:`measured`, with several workers; each has its share of the batches."""
+def peak(arguments, contender: str, distributed: list) -> float:
+    """MiB that one of the two trainings takes at most; ``contender``: ``plain``, or the teacher's window."""
+    if contender == "plain":
+        return memory.peak(arguments, "translation", *distributed)
+    window = int(contender)
+    options = [*teacher_options(arguments, window), *distributed]
+    return memory.peak(arguments, "l2rw_translation", *options, updates=memory.UPDATES * window)
+
+
+def mebibytes(words: list[str], window: int, count: int) -> dict:
+    """:func:`peak` of both, each in a process of its own (of several workers: the first one's)."""
+    plain, taught = (
+        with_workers(count, [*words, "--peak", contender], workload.WITHOUT_HOLES) if count > 1
+        else measured_apart("benchmarks.scaling", [*words, "--peak", contender], workload.WITHOUT_HOLES)
+        for contender in ("plain", str(window))
+    )  # fmt: skip
+    return {"plain": plain, "taught": taught, "ratio": taught / plain}
+
+
+def with_workers(count: int, words: list[str], environment: dict[str, str] | None = None):
+    """As :func:`measured` or :func:`peak`, with several workers; each has its share of the batches."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     children = [
         subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.scaling", *words, "--data", data, "--child", f"{rank},{count},{port}"],
-            cwd=ROOT, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-m", "benchmarks.scaling", *words, "--child", f"{rank},{count},{port}"],
+            cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})},
         )
         for rank in range(count)
     ]  # fmt: skip
@@ -71,9 +96,11 @@ def main(words: list[str] | None = None) -> dict:
     parser.add_argument("--windows", type=int, nargs="*", default=[1, 2, 4], help="--meta-window to try")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="numbers of workers to try")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
     logging.disable(logging.INFO)
     workload.prepare(arguments)
+    distributed: list = []
     if arguments.child:
         rank, count, port = arguments.child.split(",")
         arguments.cpu = True
@@ -81,6 +108,10 @@ def main(words: list[str] | None = None) -> dict:
             "--distributed-world-size", count, "--distributed-rank", rank, "--distributed-no-spawn", "--distributed-backend", "gloo",
             "--distributed-init-method", f"tcp://127.0.0.1:{port}", "--ddp-backend", "legacy_ddp",
         ]  # fmt: skip
+    if arguments.peak:
+        print(json.dumps(peak(arguments, arguments.peak, distributed)))
+        return {}
+    if arguments.child:
         print(json.dumps(measured(arguments, arguments.data, distributed=distributed)))
         return {}
     given = list(sys.argv[1:] if words is None else words)
@@ -93,15 +124,18 @@ def main(words: list[str] | None = None) -> dict:
         plan += [("width", n, {"width": n}) for n in arguments.widths]
         plan += [("window", n, {}) for n in arguments.windows] + [("workers", n, {}) for n in arguments.workers]
         for what, value, changes in plan:
-            changed = argparse.Namespace(**{**copy.copy(vars(arguments)), **changes})
-            if what == "workers" and value > 1:
-                result = with_workers(arguments, data, value, given)
+            window, count = (value if what == name else 1 for name in ("window", "workers"))
+            its_words = [*given, "--data", data, *(f"--{name.replace('_', '-')}={n}" for name, n in changes.items())]
+            if count > 1:
+                result = with_workers(count, its_words)
             else:
-                result = measured(changed, data, value if what == "window" else 1)
-            results.append({"changed": what, "value": value, **result})
+                result = measured(argparse.Namespace(**{**vars(arguments), **changes}), data, window)
+            taken = mebibytes(its_words, window, count)
+            results.append({"changed": what, "value": value, **result, "mebibytes": taken})
             rows.append({"changed": what, "value": value, "parameters": result["parameters"], "mode": result["gradient"],
                          "plain, s": result["plain"]["median"], "with a teacher, s": result["taught"]["median"],
-                         "ratio": result["ratio"]})  # fmt: skip
+                         "ratio": result["ratio"], "plain, MiB": round(taken["plain"]), "with a teacher, MiB": round(taken["taught"]),
+                         "ratio of memory": taken["ratio"]})  # fmt: skip
     print(table(rows))
     if arguments.json:
         write_json(arguments.json, vars(arguments), results)

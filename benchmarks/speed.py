@@ -1,6 +1,6 @@
 """Words per second of ``l2rw_translation`` against fairseq's plain ``translation``: same model, same batches, turns taken.
 
-    python -m benchmarks.speed --threads 1 --json speed.json
+    python -m benchmarks.speed --threads 1
 
 Each contender is a training under fairseq's own trainer; the teacher is active from the first update on (what comes before
 ``--meta-start`` costs as much as plain training). In a round each contender takes one block of updates; reported are the median

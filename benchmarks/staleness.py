@@ -1,6 +1,6 @@
 """What `--meta-gradient ghost` loses by its older direction: its influences against the exact ones, pair by pair.
 
-    python -m benchmarks.staleness --threads 1 --json staleness.json
+    python -m benchmarks.staleness --threads 1
 
 A student is trained for a while; then, at every teacher update, one pass that keeps what it needs is read in several directions:
 

@@ -1,6 +1,6 @@
 """One teacher update, ours and theirs: same fairseq Transformer, batches, teacher and J = the loss of a dev batch.
 
-    python -m benchmarks.versus --threads 1 --json versus.json
+    python -m benchmarks.versus --threads 1
 
 * ``forward``, ``backward``, ``ghost``: ours (the first two exact; the last with the direction of the update before);
 * ``backward, bfloat16``: with ``--meta-precision bfloat16``;
@@ -30,7 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import betty_sama, sama, workload
 from benchmarks.apart import measured_apart
-from benchmarks.record import table, write_json
+from benchmarks.record import commit, table, write_json
 from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer, RandomState
 from fairseq_l2rw.meta.functional import evaluating, swapped
 
@@ -277,7 +277,8 @@ def main(words: list[str] | None = None) -> dict:
         results[name.format(arguments.dev_interval)] = result
     print(table(rows))
     if arguments.json:
-        write_json(arguments.json, {**vars(arguments), "parameters": workload.parameters(bench.student.module)}, results)
+        known = {"parameters": workload.parameters(bench.student.module), "betty_commit": arguments.betty and commit(arguments.betty)}
+        write_json(arguments.json, {**vars(arguments), **known}, results)
     return results
 
 

@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpu", action="store_true", help="stay off the GPU")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall",
                         help="cpu: CPU time of the process, for a machine that does other things as well")  # fmt: skip
-    parser.add_argument("--json", help="file for the result with machine, versions and configuration")
+    parser.add_argument("--json", default=f"runs/{parser.prog.rpartition('.')[2]}.json",
+                        help="file for the result with machine, versions and configuration; '' for none (default: %(default)s)")  # fmt: skip
 
 
 def prepare(arguments) -> None:

@@ -52,11 +52,16 @@ def swapped(module: nn.Module, parameters: list[nn.Parameter], values: list[Tens
             child._flat_weights = weights
 
 
-@contextmanager
 def evaluating(module: nn.Module):
     """Evaluation mode (no dropout), each sub-module put back as it was."""
+    return in_mode(module, training=False)
+
+
+@contextmanager
+def in_mode(module: nn.Module, training: bool):
+    """Training or evaluation mode, each sub-module put back as it was."""
     modes = [(m, m.training) for m in module.modules()]
-    module.eval()
+    module.train(training)
     try:
         yield
     finally:

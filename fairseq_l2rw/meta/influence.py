@@ -16,13 +16,15 @@ derivative: exactly by a graph of the gradient, or by a central difference of tw
 
 from __future__ import annotations
 
+from typing import Any, Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fairseq_l2rw.meta.clipping import norm
-from fairseq_l2rw.meta.functional import swapped
+from fairseq_l2rw.meta.functional import RandomState, in_mode, swapped
 from fairseq_l2rw.meta.records import BatchRecord
 from fairseq_l2rw.meta.student import Student
 
@@ -49,11 +51,29 @@ def forward_mode(
     """
     # the tangent is scaled to the parameters' range and back: v carries the learning rate
     scale = _scale(theta, vector)
-    with torch.no_grad(), record.random_state.replayed(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
-        duals = [forward_ad.make_dual(t, v * scale) for t, v in zip(theta, vector)] + theta[len(vector) :]
+    with record.random_state.replayed():
+        losses, along = _tangents(student, parameters, theta, (v * scale for v in vector), record.batch)
+    return losses, along / scale
+
+
+def check_forward_mode(student: Student, parameters: list[nn.Parameter], count: int, batch: Any) -> None:
+    """Has every layer that the first ``count`` parameters reach a forward-mode rule, in the training step? Changes nothing.
+
+    Raises:
+        NoForwardMode: one has none.
+    """
+    theta = [p.detach() for p in parameters]
+    with RandomState.capture().replayed(), in_mode(student.module, training=True):
+        _tangents(student, parameters, theta, (torch.zeros_like(t) for t in theta[:count]), batch)
+
+
+def _tangents(student, parameters, theta, directions: Iterable[Tensor], batch) -> tuple[Tensor, Tensor]:
+    """Losses and their tangents ``[N]``, detached; the directions are those of the first parameters."""
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
+        duals = [forward_ad.make_dual(t, d) for t, d in zip(theta, directions)]
         try:
-            with swapped(student.module, parameters, duals):
-                losses, _ = student.losses(record.batch)
+            with swapped(student.module, parameters, duals + theta[len(duals) :]):
+                losses, _ = student.losses(batch)
         except (NotImplementedError, RuntimeError) as error:
             if "forward AD" in str(error) or "forward mode" in str(error).lower():
                 raise NoForwardMode(str(error).splitlines()[0]) from error
@@ -61,7 +81,7 @@ def forward_mode(
         primal, tangent = forward_ad.unpack_dual(losses)
         if tangent is None:
             tangent = torch.zeros_like(primal)
-        return primal.detach().clone(), tangent.detach() / scale
+        return primal.detach().clone(), tangent.detach()
 
 
 def finite_difference(

@@ -203,6 +203,21 @@ class MetaTrainer(CountsSkipped):
         self.window.copies = self.gradient_mode != "ghost"
         self.window.load_state_dict(self._saved_window)
 
+    def check_student(self, batch: Any) -> None:
+        """Before a training in half precision: can the student's influences be had? Changes nothing.
+
+        Args:
+            batch: a few examples.
+
+        Raises:
+            L2RWError: ``half``, and a layer has no forward-mode rule.
+        """
+        if self.half:
+            try:
+                influence.check_forward_mode(self.student, self.parameters, len(self.through), batch)
+            except influence.NoForwardMode as error:
+                raise _needs_single_precision(error) from error
+
     @property
     def attached(self) -> bool:
         """Has :meth:`attach` been called?"""
@@ -585,10 +600,7 @@ class MetaTrainer(CountsSkipped):
             losses, c = influence.MODES[self.gradient_mode](*arguments)
         except influence.NoForwardMode as error:
             if self.half:
-                raise L2RWError(
-                    f"--meta-gradient: a layer of the student has no forward-mode rule ({error}), and finite differences "
-                    "need single precision; leave out --fp16, --bf16 or --amp"
-                ) from error
+                raise _needs_single_precision(error) from error
             logger.warning(
                 "a layer of the student has no forward-mode rule: --meta-gradient finite-difference takes its place (%s)",
                 error,
@@ -749,6 +761,13 @@ class MetaTrainer(CountsSkipped):
         saved = {key[len(name) :]: value for key, value in state["teacher"].items() if key.startswith(name)}
         if saved and saved["mean"].shape == self.teacher.standardizer.mean.shape:
             self.teacher.standardizer.load_state_dict(saved)
+
+
+def _needs_single_precision(error: influence.NoForwardMode) -> L2RWError:
+    return L2RWError(
+        f"--meta-gradient: a layer of the student has no forward-mode rule ({error}), and finite differences "
+        "need single precision; leave out --fp16, --bf16 or --amp"
+    )
 
 
 def _check_half(config: MetaConfig) -> None:

@@ -141,6 +141,7 @@ class L2RWTranslationConfig(TranslationConfig):
     model_parallel_size: int = II("common.model_parallel_size")
     use_bmuf: bool = II("optimization.use_bmuf")
     ddp_backend: str = II("distributed_training.ddp_backend")
+    cpu_offload: bool = II("distributed_training.cpu_offload")
     zero_sharding: str = II("distributed_training.zero_sharding")
     pipeline_model_parallel: bool = II("distributed_training.pipeline_model_parallel")
     distributed_world_size: int = II("distributed_training.distributed_world_size")
@@ -215,8 +216,9 @@ def check_way_of_training(cfg: L2RWTranslationConfig, begun: bool = True) -> Non
             "--bf16 and --tpu train on a TPU, which l2rw_translation does not; for bf16 on a GPU or CPU use "
             "fairseq-hydra-train with common.bf16=true"
         )
+    without = " without --cpu-offload" if cfg.cpu_offload else ""
     refused = {
-        "--ddp-backend": (cfg.ddp_backend, ("fully_sharded", "slowmo"), "give c10d or legacy_ddp"),
+        "--ddp-backend": (cfg.ddp_backend, ("fully_sharded", "slowmo"), f"give c10d or legacy_ddp{without}"),
         "--zero-sharding": (cfg.zero_sharding, ("os",), "leave it out"),
         "--use-bmuf": (begun and cfg.use_bmuf, (True,), "leave it out"),
         "--pipeline-model-parallel": (cfg.pipeline_model_parallel, (True,), "leave it out"),
@@ -229,6 +231,10 @@ def check_way_of_training(cfg: L2RWTranslationConfig, begun: bool = True) -> Non
                 f"{shown}: a teacher needs the whole student and its whole optimizer on every worker; {remedy}, or give "
                 "--teacher uniform"
             )
+    if cfg.cpu_offload:
+        raise L2RWError(
+            "--cpu-offload: fairseq has it with --ddp-backend fully_sharded only, which a teacher cannot train with; leave it out"
+        )
     on_cpu = cfg.cpu or not torch.cuda.is_available()
     if cfg.distributed_world_size > 1 and on_cpu and cfg.ddp_backend in ("c10d", "pytorch_ddp"):
         raise L2RWError(

@@ -36,6 +36,10 @@ class DevBatches:
         self.position += 1
         return self.dataset.collater([self.dataset[int(i)] for i in batch])
 
+    def few(self) -> dict:
+        """A batch of two pairs at most, the same ones at any time; the order of the others is not disturbed."""
+        return self.dataset.collater([self.dataset[int(i)] for i in self.indices[:2]])
+
     def _epoch_batches(self):
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(self.indices)

@@ -26,6 +26,10 @@ _KNOWN = (
         r"no size of a batch; give --max-tokens or --batch-size",
     ),
     (
+        r"--cpu-offload requires --ddp-backend=fully_sharded",
+        r"--cpu-offload: fairseq has it with --ddp-backend fully_sharded only; leave it out",
+    ),
+    (
         r"Dataset not found: (\S+) \((.*)\)",
         r"\2: no binarised split '\1'; binarise one under that name, or name another split",
     ),

@@ -124,6 +124,9 @@ class L2RWTranslationTask(TranslationTask):
         capture = Capture.of(model, self.cfg, self.tgt_dict.pad())
         self.dev_batches = self._build_dev_batches(model)
         self.meta = self.make_meta(model, capture)
+        never = 0 < self.cfg.max_update <= self.cfg.meta_start
+        if isinstance(self.meta, MetaTrainer) and not never:
+            self.meta.check_student(self._on_device(self.dev_batches.few()))
         saved = self._saved
         if saved is not None:
             self._restore(saved)
@@ -132,7 +135,7 @@ class L2RWTranslationTask(TranslationTask):
             self._saved, self._restored = None, True
         if self.cfg.influence_log is not None and get_global_rank() == 0:
             self.influence_log = InfluenceLog(self.cfg.influence_log, (saved or {}).get("influence_log"))
-        if 0 < self.cfg.max_update <= self.cfg.meta_start:
+        if never:
             logger.warning(
                 "--meta-start %d is not before --max-update %d: the teacher never learns, all weights stay 1",
                 self.cfg.meta_start, self.cfg.max_update,
@@ -357,7 +360,9 @@ class L2RWTranslationTask(TranslationTask):
                 self.influence_log.write(self.meta.updates + 1, report.head, *(column.tolist() for column in columns))
 
     def _next_dev_batch(self):
-        batch = self.dev_batches()
+        return self._on_device(self.dev_batches())
+
+    def _on_device(self, batch):
         device = self.meta.parameters[0].device
         return utils.move_to_cuda(batch, device) if device.type == "cuda" else batch
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 pytest.importorskip("fairseq")
-from benchmarks import memory, scaling, speed, staleness, versus  # noqa: E402
+from benchmarks import memory, scaling, speed, staleness, versus, workload  # noqa: E402
 from benchmarks.record import ROOT  # noqa: E402
 
 TINY = "--width 8 --layers 1 --vocabulary 30 --max-tokens 100 --dev-share 0.5 --threads 1 --cpu".split()
@@ -23,15 +23,29 @@ def fresh_log():
 
 
 def run(module, path, *options):
-    module.main([*TINY, *options, "--json", str(path)])
+    module.main([*TINY, *options, *([] if path.parent.name == "runs" else ["--json", str(path)])])
     content = json.loads(path.read_text(encoding="utf-8"))
     assert {"environment", "command", "configuration", "results"} == content.keys()
     assert content["configuration"]["seed"] == 1 and content["environment"]["packages"]["torch"]
     return content["results"]
 
 
-def test_speed(tmp_path, capsys):
-    results = run(speed, tmp_path / "speed.json", "--rounds", "1", "--block", "1", "--also")
+@pytest.mark.parametrize("module", [memory, scaling, speed, staleness, versus])
+def test_where_the_result_goes(module, monkeypatch):
+    """To runs/, which git ignores, unless told otherwise."""
+    taken = []
+    monkeypatch.setattr(workload, "prepare", lambda arguments: taken.append(arguments.json) or sys.exit())
+    name = module.__name__.rpartition(".")[2]
+    for words in ([], ["--json", ""]):
+        with pytest.raises(SystemExit):
+            module.main(words)
+    assert taken == [f"runs/{name}.json", ""]
+    assert "/runs/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
+def test_speed(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = run(speed, tmp_path / "runs" / "speed.json", "--rounds", "1", "--block", "1", "--also")
     assert list(results) == ["plain translation", *speed.BARS]
     assert all(result["words_per_second"]["median"] > 0 for result in results.values())
     assert results["plain translation"]["ratio"]["median"] == 1 and "| holds |" in capsys.readouterr().out
@@ -75,7 +89,7 @@ def test_staleness(tmp_path):
 
 
 def test_scaling(tmp_path):
-    words = "--rounds 1 --tokens 50 --widths 8 --windows 2 --workers 2".split()
+    words = "--rounds 1 --tokens 50 --widths --windows 2 --workers 2".split()
     results = run(scaling, tmp_path / "scaling.json", *words)
-    assert [row["changed"] for row in results] == ["tokens", "width", "window", "workers"]
-    assert all(row["ratio"] > 0 for row in results)
+    assert [row["changed"] for row in results] == ["tokens", "window", "workers"]
+    assert all(row["ratio"] > 0 and row["mebibytes"]["ratio"] > 0 and row["mebibytes"]["plain"] > 0 for row in results)

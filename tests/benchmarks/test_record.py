@@ -1,12 +1,13 @@
 """What every result carries."""
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.record import environment, table, write_json
+from benchmarks.record import ROOT, commit, environment, table, write_json
 
 
 def test_environment_names_machine_versions_and_date():
@@ -14,6 +15,22 @@ def test_environment_names_machine_versions_and_date():
     assert found["packages"]["torch"] == torch.__version__.split("+")[0] or found["packages"]["torch"] == torch.__version__
     assert found["cores"] >= 1 and found["threads"] == torch.get_num_threads() and found["processor"]
     assert found["date"][:2] == "20" and found["date"].endswith("Z")
+
+
+def test_commit(tmp_path):
+    """None of a folder that is no checkout, be it within one."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    assert commit(tmp_path) is None
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert commit(tmp_path) is None  # nothing is committed
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert head.startswith(commit(tmp_path)) and commit(inside) is None
+    (inside / "new").write_text("")
+    assert commit(tmp_path).endswith("+")
+    assert environment()["commit"] == commit(ROOT)
 
 
 def test_json(tmp_path):

@@ -30,6 +30,12 @@ WRONG_OPTIONS = {
     "meta-interval": (["--meta-interval", 0], "--meta-interval 0: give 1 or more"),
     "meta-subset": (["--meta-subset", "trusted"], "--meta-subset trusted: no such split in "),
     "optimizer": (["--optimizer", "adagrad"], "--optimizer: no linearisation rule for torch.optim.adagrad.Adagrad; use one of"),
+    "cpu-offload": (["--cpu-offload"], "--cpu-offload: fairseq has it with --ddp-backend fully_sharded only, which a teacher cannot"),
+    "fully-sharded": (
+        ["--ddp-backend", "fully_sharded", "--cpu-offload"],
+        "--ddp-backend fully_sharded: a teacher needs the whole student and its whole optimizer on every worker; give c10d or",
+    ),
+    "zero-sharding": (["--zero-sharding", "os"], "--zero-sharding os: a teacher needs the whole student and its whole optimizer"),
     "language-model": (["--arch", "transformer_lm"], "--arch transformer_lm: TransformerLanguageModel has no encoder; "),
     "legacy-language-model": (["--arch", "lstm_lm"], "--arch lstm_lm: LSTMLanguageModel has no encoder; l2rw_translation"),
 }

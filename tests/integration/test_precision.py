@@ -86,6 +86,24 @@ def test_an_overflow_gives_no_teacher_update(data, runs, no_gpu):
     assert turns == 5  # one dev batch for each update that was made
 
 
+WITHOUT_A_RULE = {
+    "lstm": "--encoder-embed-dim 16 --encoder-hidden-size 16 --decoder-embed-dim 16 --decoder-hidden-size 16 --decoder-out-embed-dim 16",
+    "fconv": "--encoder-embed-dim 16 --decoder-embed-dim 16 --decoder-out-embed-dim 16 --encoder-layers [(16,3)] --decoder-layers [(16,3)]",
+}
+
+
+@pytest.mark.parametrize("arch, way", [("lstm", "fp16"), ("fconv", "amp")])
+def test_a_layer_without_a_forward_mode_rule_is_told_at_start_up(data, tmp_path, no_gpu, arch, way):
+    """Long before the first teacher update, with nothing left behind."""
+    options = ["--arch", arch, *WITHOUT_A_RULE[arch].split(), *OPTIONS[len(TRANSFORMER) :], "--meta-start", 1000, "--max-update", 2000]
+    save = tmp_path / "save"
+    run = train(data, save, *options, *WAYS[way], user_dir=no_gpu, PYTHONPATH=str(ROOT), status=2)
+    line = run.stderr.splitlines()[-1]
+    assert "a layer of the student has no forward-mode rule" in line and line.endswith("leave out --fp16, --bf16 or --amp"), run
+    assert run.progress() == [] and "Traceback" not in run.stdout + run.stderr, run
+    assert not save.exists() or not list(save.iterdir())
+
+
 def test_bf16_through_hydra(data, tmp_path):
     overrides = "common.bf16=true task.meta_start=0 task.meta_interval=1 +task.meta_contrast='misaligned:0.5' optimization.max_update=5".split()
     run = hydra_train(data, tmp_path, *overrides)

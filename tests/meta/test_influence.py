@@ -3,11 +3,13 @@
 import dataclasses
 import importlib.util
 import logging
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from fairseq_l2rw.meta import influence
+from fairseq_l2rw.errors import L2RWError
+from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer, influence
 from fairseq_l2rw.meta.clipping import dot
 from fairseq_l2rw.meta.functional import RandomState, trainable
 from fairseq_l2rw.meta.records import BatchRecord
@@ -108,6 +110,48 @@ def test_no_forward_mode(name):
         influence.forward_mode(*arguments)
 
 
+def test_forward_mode_can_be_asked_for_beforehand():
+    for name, make in {**FORWARD, **NO_FORWARD}.items():
+        student, batch = make()
+        parameters = list(trainable(student.module).values())
+        told = name in NO_FORWARD
+        with pytest.raises(influence.NoForwardMode) if told else nullcontext():
+            influence.check_forward_mode(student, parameters, len(parameters), batch)
+
+
+@pytest.mark.parametrize("name", ["batch-norm", "transformer", "lstm"])
+def test_asking_beforehand_changes_nothing(name):
+    """Not the modes, which the question is asked in training mode for, nor running statistics, random stream or parameters."""
+    student, batch = normed() if name == "batch-norm" else {**FORWARD, **NO_FORWARD}[name]()
+    module, parameters = student.module, list(trainable(student.module).values())
+    seen = []
+    module.register_forward_hook(lambda module, inputs, output: seen.append(module.training))
+    module.eval()
+    before, state = {k: v.clone() for k, v in module.state_dict().items()}, torch.get_rng_state()
+    with pytest.raises(influence.NoForwardMode) if name == "lstm" else nullcontext():
+        influence.check_forward_mode(student, parameters, len(parameters), batch)
+    assert name == "lstm" or seen == [True]
+    assert not any(m.training for m in module.modules())
+    assert before.keys() == module.state_dict().keys() and all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state) and list(trainable(module).values()) == parameters
+
+
+def normed():
+    student, batch = toy()
+    student.module = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Dropout(0.5), torch.nn.Linear(3, 1))
+    student.losses = lambda x: (student.module(x).squeeze(1), torch.ones(len(x)))
+    return student, torch.randn(6, 3)
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_the_trainer_asks_beforehand_in_half_precision(half):
+    """Else finite differences will take over."""
+    student, batch = NO_FORWARD["lstm"]()
+    trainer = MetaTrainer(student, FeatureLayout(()), MetaConfig(objective="loss", gradient="forward"), half=half)
+    with pytest.raises(L2RWError, match="no forward-mode rule .* leave out --fp16") if half else nullcontext():
+        trainer.check_student(batch)
+
+
 def test_other_errors_are_not_swallowed():
     student, parameters, theta, vector, record, _ = prepared(FORWARD["toy"])
 
@@ -172,8 +216,6 @@ def test_single_precision():
 def test_the_trainer_announces_finite_differences(caplog):
     """A layer without forward mode: finite differences take over for good, and the log says so once."""
     from types import SimpleNamespace
-
-    from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer
 
     student, parameters, theta, vector, record, want = prepared(NO_FORWARD["lstm"])
     trainer = MetaTrainer(student, FeatureLayout(()), MetaConfig(objective="loss"))

@@ -106,3 +106,12 @@ def test_pairs_that_are_too_long_are_left_out():
 def test_one_pair():
     batches = dev_batches(sentences=SENTENCES[:1])
     assert [ids(batches()) for _ in range(3)] == [[0]] * 3 and batches.epoch == 2
+
+
+def test_a_few_pairs_beside_the_order():
+    batches, other = dev_batches(max_positions=(8, 64)), dev_batches(max_positions=(8, 64))
+    kept = [i for i, (source, _) in enumerate(SENTENCES) if len(source) <= 8]
+    for _ in range(20):
+        assert ids(batches.few()) == kept[:2]
+        assert ids(batches()) == ids(other())
+    assert ids(dev_batches(sentences=SENTENCES[:1]).few()) == [0]

@@ -12,6 +12,7 @@ CASES = {
     "Model file not found: x.pt": "x.pt: no such file; give a checkpoint",
     "Could not infer language pair, please provide it explicitly": "no binarised data found in DATA; give",
     "Must specify batch size either with --max-tokens or --batch-size": "no size of a batch; give --max-tokens or --batch-size",
+    "--cpu-offload requires --ddp-backend=fully_sharded": "--cpu-offload: fairseq has it with --ddp-backend fully_sharded only; leave it",
     "Dataset not found: dev (data bin)": "data bin: no binarised split 'dev'; ",
     "Size of sample #7 is invalid (=(9, 8)) since max_positions=(5, 5), skip this example with --skip-invalid":
         "pair 7 (counted from 0) of a split is longer ((9, 8)) than the model takes ((5, 5)); give --skip-invalid",
@@ -30,6 +31,7 @@ def test_the_texts_are_fairseqs():
     source = " ".join((folder / name).read_text(encoding="utf-8") for name in files).replace('"\n', "")
     for fragment in ("Cannot load model parameters from checkpoint {}; ", "Model file not found: {}", "Could not infer language pair, ",
                      "Must specify batch size either with --max-tokens", "Dataset not found: {} ({})",
+                     "--cpu-offload requires --ddp-backend=fully_sharded",
                      "Size of sample #{} is invalid (={}) since max_positions={}, "):  # fmt: skip
         assert fragment in source
 

@@ -60,11 +60,15 @@ def test_out_of_memory(several, monkeypatch):
 
 PLAIN = dict(
     tpu=False, cpu=False, model_parallel_size=1, use_bmuf=False, ddp_backend="legacy_ddp", zero_sharding="none",
-    pipeline_model_parallel=False, distributed_world_size=1,
+    cpu_offload=False, pipeline_model_parallel=False, distributed_world_size=1,
 )  # fmt: skip
 REFUSED = {
     "--bf16 and --tpu .* fairseq-hydra-train with common.bf16=true": dict(tpu=True),
     "--ddp-backend fully_sharded: .* give c10d or legacy_ddp": dict(ddp_backend="fully_sharded"),
+    "--ddp-backend fully_sharded: .* give c10d or legacy_ddp without --cpu-offload, or give --teacher uniform": dict(
+        ddp_backend="fully_sharded", cpu_offload=True
+    ),
+    "--cpu-offload: fairseq has it with --ddp-backend fully_sharded only, .*; leave it out$": dict(cpu_offload=True),
     "--ddp-backend slowmo: ": dict(ddp_backend="slowmo"),
     "--zero-sharding os: .* leave it out": dict(zero_sharding="os"),
     "--use-bmuf: ": dict(use_bmuf=True),
