@@ -255,15 +255,18 @@ def main(words: list[str] | None = None) -> dict:
     exact = flat(bench.metas["unrolled"].gradient)
     added = {name: [t - p for t, p in zip(times, took["plain step"])] if name in OURS else times for name, times in took.items()}
     middle = {name: workload.median(times) for name, times in added.items()}
+    plain = middle["plain step"]
     rows, results = [], {}
     for name, times in added.items():
-        result = {"seconds": workload.spread(times), "in_steps": middle[name] / middle["plain step"], "mebibytes": mebibytes[name]}
+        result = {"seconds": workload.spread(times), "in_steps": middle[name] / plain, "mebibytes": mebibytes[name]}
         if name != "plain step":
             g = gradients[name]
             result |= {
                 "relative_error": float((g - exact).norm() / exact.norm()),
                 "cosine": float(torch.nn.functional.cosine_similarity(g, exact, dim=0)),
                 "to_higher": middle[name] / middle["higher"], "to_sama": middle[name] / middle["SAMA"],
+                # student step and teacher update together
+                "higher_step_to_its_step": (plain + middle["higher"]) / (plain + middle[name]),
             }  # fmt: skip
         bars = BARS.get(name)
         holds = None if bars is None else " / ".join(
@@ -271,6 +274,7 @@ def main(words: list[str] | None = None) -> dict:
         rows.append({"update": name.format(arguments.dev_interval), "seconds": middle[name],
                      "quartiles": "{:.3f} to {:.3f}".format(*result["seconds"]["quartiles"]),
                      "plain steps": result["in_steps"], "to higher": result.get("to_higher"), "to SAMA": result.get("to_sama"),
+                     "whole step: higher's to its": result.get("higher_step_to_its_step"),
                      "bars": bars and "{} / {}".format(*bars), "hold": holds,
                      "MiB": round(mebibytes[name]), "to plain's": mebibytes[name] / mebibytes["plain step"],
                      "error": result.get("relative_error") and "{:.1g}".format(result["relative_error"]), "cosine": result.get("cosine")})  # fmt: skip
