@@ -123,6 +123,8 @@ class Objective:
                 return None
         if self.examine:
             self.examined = head, examined
+        if kind is None and self.momentum == 0:  # nothing to average it with, or to compare with it later
+            return DevGradient(head, newest[CLEAN], values[CLEAN], 0.0)
         alpha = self.alpha(kind) if kind else 0.0
         if kind and products is not None and all(self.counts.get(term) for term in terms):
             self._calibrate(kind, newest, products)
