@@ -108,9 +108,12 @@ class Corpus:
     def data(self, root: Path) -> Path:
         return root / "corpora" / self.name / "data"
 
+    def labels_file(self, root: Path) -> Path:
+        return self.data(root) / "raw" / "train.labels.tsv"
+
     def labels(self, root: Path) -> dict[int, str]:
         """Raw line -> kind; empty where nothing was spoilt."""
-        path = self.data(root) / "raw" / "train.labels.tsv"
+        path = self.labels_file(root)
         return read_labels(str(path)) if path.exists() else {}
 
 
@@ -123,16 +126,18 @@ class Condition:
         options: of fairseq-train.
         corpus: another corpus than the experiment's.
         alone: trained from the beginning, because the running statistics of the shared base do not fit.
+        told: the weights are the true labels (``benchmarks/true_labels.py``).
     """
 
     name: str
     options: tuple[str, ...] = ()
     corpus: str | None = None
     alone: bool = False
+    told: bool = False
 
     @property
     def learns(self) -> bool:
-        return "uniform" not in self.options
+        return "uniform" not in self.options and not self.told
 
 
 @dataclass(frozen=True, eq=False)  # so that it can be a key
@@ -199,10 +204,11 @@ class Experiment:
             self.jobs[name] = Job(name, settings, work, (self._add_corpus(corpus),))
         return name
 
-    def _command(self, shop: Workshop, corpus: Corpus, seed: int, *options: object) -> list[object]:
+    def _command(self, shop: Workshop, corpus: Corpus, seed: int, *options: object, told: bool = False) -> list[object]:
         # with one thread, whatever the machine: results must not depend on its number of cores
+        program = ["benchmarks.true_labels", corpus.labels_file(self.root)] if told else ["fairseq_cli.train"]
         return [
-            "-m", "fairseq_cli.train", corpus.data(self.root), "--user-dir", PACKAGE, "--task", "l2rw_translation",
+            "-m", *program, corpus.data(self.root), "--user-dir", PACKAGE, "--task", "l2rw_translation",
             "--save-dir", shop.folder, "--no-epoch-checkpoints", "--disable-validation", "--no-progress-bar",
             "--log-format", "simple", "--log-interval", "50", "--num-workers", "0", "--max-update", self.size.updates,
             "--meta-start", self.size.start, "--seed", seed, *self.size.student(), *self.extra, *options,
@@ -234,7 +240,9 @@ class Experiment:
         options = list(run.condition.options)
         if run.condition.learns:
             options += ["--influence-log", shop.folder / "influence.tsv.gz"]
-        shop.once("train", self._command(shop, run.corpus, run.seed, *options))
+        if run.condition.told:  # only the log makes the task tell raw lines; it stays empty
+            options += ["--influence-log", shop.folder / "none.tsv.gz"]
+        shop.once("train", self._command(shop, run.corpus, run.seed, *options, told=run.condition.told))
         data, cpu = run.corpus.data(self.root), ["--cpu"]
         for split in SPLITS:
             shop.once(f"evaluate-{split}", [*L2RW, "evaluate", data, "--path", last, "--gen-subset", split,

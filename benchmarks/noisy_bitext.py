@@ -11,6 +11,8 @@ Stages, in the order in which they are worked off (all seeds of a stage before t
 4. corpora ``misaligned`` (50 %) and ``four`` (12.5 % each of misaligned, untranslated, misordered, truncated):
    uniform, clean-only, loss, deep
 5. leave one out: deep without the head of one kind of noise that the corpus has, for each such kind
+6. corpora ``mixed`` and ``misaligned``: the true labels as weights, from the teacher's start (told) or the first update on
+   (told-from-0): the bound of what any weights can do on the same batches
 
 The same command again goes on where it stopped; with more seeds or stages it adds to what is there, and the table, the
 figures and ``results.json`` in --out tell of all that is done. Scores are those of the last checkpoint, beam 5. A condition begins
@@ -57,6 +59,8 @@ CONDITIONS = {
         Condition("loss", ("--teacher", "loss")),
         Condition("deep", ("--teacher", "deep")),
         Condition("deep-loss", ("--teacher", "deep", "--meta-objective", "loss")),
+        Condition("told", ("--teacher", "deep"), told=True),
+        Condition("told-from-0", ("--teacher", "deep", "--meta-start", "0"), told=True),
         Condition("surface", ("--teacher", "surface")),
         Condition("l2r", ("--teacher", "l2r")),
         Condition("self_paced", ("--teacher", "self_paced")),
@@ -70,6 +74,7 @@ STAGES = {
     4: [(corpus, name) for corpus in ("misaligned", "four") for name in ("uniform", "clean-only", "loss", "deep")],
     5: [(corpus, f"deep-without-{kind}") for corpus in ("mixed", "misaligned", "four")
         for kind in (item.split(":")[0] for item in NOISE[corpus].split(","))],
+    6: [(corpus, name) for corpus in ("mixed", "misaligned") for name in ("told", "told-from-0")],
 }  # fmt: skip
 
 
@@ -303,7 +308,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.noisy_bitext", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--raw", metavar="DIR", help="Multi30k: train, val, test_2016_flickr .de and .en, plain or .gz")
-    parser.add_argument("--stages", type=_numbers, default=[1, 2, 3, 4, 5], metavar="N,...", help="see above (default: all)")
+    parser.add_argument("--stages", type=_numbers, default=[1, 2, 3, 4, 5, 6], metavar="N,...", help="see above (default: all)")
     parser.add_argument("--only", metavar="CORPUS/CONDITION,...", help="these trainings of the stages alone, as mixed/deep")
     add_queue_arguments(parser)
     args = parser.parse_args(argv)

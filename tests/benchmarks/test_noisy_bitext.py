@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 
@@ -11,7 +12,7 @@ from benchmarks.jobs import Workshop
 from fairseq_l2rw.errors import L2RWError
 from integration.commands import differences, run, training_state
 
-NAMES = ("uniform", "deep", "l2r")
+NAMES = ("uniform", "deep", "l2r", "told")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def test_what_is_written(tiny, results):
             assert 0 <= r["scores"][split]["BLEU"] <= 100
             assert r["bootstrap"][split]["BLEU"]["ci"] >= 0
             assert (r["bootstrap"][split]["BLEU"]["p"] is None) == (r["condition"] == "uniform")
-        assert ("weights" in r) == (r["condition"] != "uniform")
+        assert ("weights" in r) == (r["condition"] in ("deep", "l2r"))
     assert {"environment", "command", "configuration"} <= set(results)
     deep = next(r for r in results["results"]["runs"] if r["condition"] == "deep")
     assert set(deep["weights"]) == {"clean", "misaligned", "untranslated", "all"}
@@ -41,7 +42,7 @@ def test_what_is_written(tiny, results):
 def test_a_second_run_does_nothing_and_says_the_same(tiny, results, capsys):
     before = {path: path.stat().st_mtime_ns for path in tiny.rglob("*.pt")}
     only = ",".join(f"mixed/{name}" for name in NAMES)
-    assert noisy_bitext.main(["--size", "tiny", "--out", str(tiny), "--stages", "1,3", "--only", only]) == 0
+    assert noisy_bitext.main(["--size", "tiny", "--out", str(tiny), "--stages", "1,3,6", "--only", only]) == 0
     assert {path: path.stat().st_mtime_ns for path in tiny.rglob("*.pt")} == before
     again = json.loads((tiny / "results.json").read_text())
     assert again["results"]["summary"] == results["results"]["summary"]
@@ -67,6 +68,15 @@ def test_a_condition_from_the_shared_base_is_the_whole_training_to_the_bit(tiny,
     assert differences(whole["model"], other["model"]), "negative control: another condition ends elsewhere"
 
 
+def test_weights_of_the_true_labels(tiny):
+    """0 or 1, from the teacher's start on, so that the effective sample size is the part of pairs that weigh 1."""
+    out = (tiny / "runs" / "mixed" / "told-s1" / "train.out").read_text()
+    mean, ess = (float(re.findall(rf"\b{name} ([0-9.]+)", out)[-1]) for name in ("w_mean", "ess"))
+    size, clean = SIZES["tiny"], 0.5
+    assert mean == pytest.approx(ess, abs=0.01)
+    assert mean == pytest.approx(1 - (1 - clean) * (1 - size.start / size.updates), abs=0.05)
+
+
 def test_the_clean_part(tiny, tmp_path):
     class Done(Workshop):
         def once(self, name, command, until=None):
@@ -89,7 +99,7 @@ def test_the_clean_part(tiny, tmp_path):
 
 def test_every_stage_can_be_planned(tmp_path):
     experiment = Experiment(tmp_path, SIZES["multi30k"])
-    noisy_bitext.plan(experiment, {"train": "t", "valid": "v", "test": "x"}, [1, 2, 3, 4, 5], [1, 2], None)
+    noisy_bitext.plan(experiment, {"train": "t", "valid": "v", "test": "x"}, sorted(noisy_bitext.STAGES), [1, 2], None)
     names = {run.name for run in experiment.runs}
     assert len(names) == 2 * sum(len(stage) for stage in noisy_bitext.STAGES.values())
     assert "runs/mixed-only-clean/clean-only-s2" in names and "runs/four/deep-without-truncated-s1" in names
