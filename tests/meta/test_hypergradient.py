@@ -74,9 +74,13 @@ def test_equals_autograd_through_torchs_own_steps(name, max_norm, normalization,
     assert relative(got, want) < 1e-6
 
 
+#: what `higher` has, and nag, for which it has a stand-in
+HIGHER = [name for name in ALL if name.startswith(("sgd", "adam", "fairseq"))]
+
+
 @pytest.mark.parametrize("gradient, window", EXACT_WAYS)
 @pytest.mark.parametrize("max_norm", [0.0, 0.05])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", HIGHER)
 def test_equals_higher(name, max_norm, gradient, window):
     got, before, steps, trainer = ours(name, window, max_norm=max_norm, normalization="batch", gradient=gradient)
     want = through_higher(*before, steps, "batch", max_norm, DEV, LOSS)
@@ -297,7 +301,7 @@ def test_the_teachers_gradient_is_that_of_the_dev_loss(window):
 
 
 @pytest.mark.parametrize("gradient, window", EXACT_WAYS)
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", HIGHER)
 def test_the_teachers_gradient_through_higher(name, gradient, window):
     """dJ / d omega by autograd through the teacher of each moment, the weights, and ``higher``'s steps."""
     student, optimizer = fresh(maker(name))
