@@ -89,7 +89,7 @@ def test_staleness(tmp_path):
 
 
 def test_scaling(tmp_path):
-    words = "--rounds 1 --tokens 50 --widths --windows 2 --workers 2".split()
+    words = "--rounds 1 --tokens 50 --widths 8 --windows 2 --workers 2".split()
     results = run(scaling, tmp_path / "scaling.json", *words)
-    assert [row["changed"] for row in results] == ["tokens", "window", "workers"]
+    assert [row["changed"] for row in results] == ["tokens", "width", "window", "workers"]
     assert all(row["ratio"] > 0 and row["mebibytes"]["ratio"] > 0 and row["mebibytes"]["plain"] > 0 for row in results)

@@ -92,15 +92,16 @@ def distance(a, b, floor=1e-6) -> float:
 
 
 def learnt(save):
-    """``(student's parameters, teacher's state, dev gradients, targets of the replayed rows)``.
-
-    Dev gradients as a whole: those of the attention's key biases are zero but for rounding.
-    """
+    """``(student's parameters, teacher's state, dev gradients, targets of the replayed rows)``."""
     state = checkpoint(save / "checkpoint_last.pt")
     meta = state["extra_state"][TASK_STATE]["meta"]
     assert state["optimizer_history"][-1]["num_updates"] == UPDATES
-    averages = {term: torch.cat([g.flatten() for g in of]) for term, of in meta["objective"]["averages"].items()}
-    return state["model"], meta["teacher"], averages, [r["targets"] for r in meta["replay"]]
+    return state["model"], meta["teacher"], meta["objective"]["averages"], [r["targets"] for r in meta["replay"]]
+
+
+def as_wholes(gradients):
+    """Each term's dev gradient as one tensor: those of the attention's key biases alone are zero but for rounding."""
+    return {term: torch.cat([g.flatten() for g in of]) for term, of in gradients.items()}
 
 
 METRICS = ("loss", "nll_loss", "wpb", "bsz", "gnorm", "meta_loss", "w_mean", "w_std", "ess", "teacher_gnorm", "meta_skipped")
@@ -129,7 +130,8 @@ def test_without_half_precision_they_are_one_to_float_tolerance(data, tmp_path, 
     one, two, package = tmp_path / "one", tmp_path / "two", changed_package(tmp_path / "patient", PATIENT)
     want = train(data, one, *options, "--update-freq", 2, user_dir=package, PYTHONPATH=str(ROOT)).progress()
     got = train_with_workers(data, two, package, *options).progress()
-    for a, b in zip(learnt(two), learnt(one)):
+    states = [(model, teacher, as_wholes(dev), targets) for model, teacher, dev, targets in (learnt(two), learnt(one))]
+    for a, b in zip(*states):
         # with `batch`, the gradient of a head's bias is a sum that cancels: its value, some thousandths, has fewer digits
         assert distance(a, b, floor=1e-2) < 1e-4
     assert largest_metric_distance(got, want) < 2e-3  # printed with three decimals
