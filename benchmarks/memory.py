@@ -51,8 +51,7 @@ def _peak_of(arguments, name: str) -> float:
     options = CONTENDERS[name]
     if options is None:
         return peak(arguments, "translation")
-    dev = max(1, int(arguments.dev_share * arguments.max_tokens))
-    every_step = "--meta-start", 0, "--meta-interval", 1, "--meta-max-tokens", dev
+    every_step = "--meta-start", 0, "--meta-interval", 1, "--meta-max-tokens", workload.dev_tokens(arguments)
     return peak(arguments, "l2rw_translation", *every_step, *options)
 
 

@@ -308,7 +308,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.noisy_bitext", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--raw", metavar="DIR", help="Multi30k: train, val, test_2016_flickr .de and .en, plain or .gz")
-    parser.add_argument("--stages", type=_numbers, default=[1, 2, 3, 4, 5, 6], metavar="N,...", help="see above (default: all)")
+    parser.add_argument("--stages", type=_numbers, default=sorted(STAGES), metavar="N,...", help="see above (default: all)")
     parser.add_argument("--only", metavar="CORPUS/CONDITION,...", help="these trainings of the stages alone, as mixed/deep")
     add_queue_arguments(parser)
     args = parser.parse_args(argv)

@@ -25,9 +25,9 @@ from benchmarks.record import ROOT, table, write_json
 
 def teacher_options(arguments, window: int) -> list:
     """Of a training with one teacher update in so many steps."""
-    dev = max(1, int(arguments.dev_share * arguments.max_tokens))
     mode = arguments.gradient if window == 1 else "forward"
-    return ["--meta-start", 0, "--meta-interval", window, "--meta-window", window, "--meta-max-tokens", dev, "--meta-gradient", mode]
+    return ["--meta-start", 0, "--meta-interval", window, "--meta-window", window,
+            "--meta-max-tokens", workload.dev_tokens(arguments), "--meta-gradient", mode]  # fmt: skip
 
 
 def measured(arguments, data: str, window: int = 1, distributed: list = ()) -> dict:

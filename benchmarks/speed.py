@@ -27,7 +27,7 @@ BARS = {
 
 def contenders(arguments) -> dict[str, tuple[float | None, list]]:
     """name -> (bar, options) of the trainings with a teacher, from the settings that the task has today."""
-    dev = ["--meta-interval", 1, "--meta-max-tokens", max(1, int(arguments.dev_share * arguments.max_tokens))]
+    dev = ["--meta-interval", 1, "--meta-max-tokens", workload.dev_tokens(arguments)]
     out = {}
     for name, (bar, options) in BARS.items():
         options = [arguments.exact if word == "EXACT" else word for word in options]

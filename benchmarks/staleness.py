@@ -126,7 +126,7 @@ def main(words: list[str] | None = None) -> dict:
         for setting, options in SETTINGS.items():
             training = workload.Training(
                 data, arguments, "l2rw_translation", "--meta-start", arguments.start, "--meta-interval", 1,
-                "--meta-max-tokens", max(1, int(arguments.dev_share * arguments.max_tokens)), "--meta-gradient", "forward",
+                "--meta-max-tokens", workload.dev_tokens(arguments), "--meta-gradient", "forward",
                 "--meta-params", arguments.meta_params, *options,
             )  # fmt: skip
             for _ in range(arguments.start):

@@ -48,7 +48,7 @@ class Bench:
     """
 
     def __init__(self, data: str, arguments):
-        options = ["--meta-objective", "loss", "--meta-max-tokens", max(1, int(arguments.dev_share * arguments.max_tokens))]
+        options = ["--meta-objective", "loss", "--meta-max-tokens", workload.dev_tokens(arguments)]
         training = workload.Training(data, arguments, "l2rw_translation", *options)
         self.training, self.task = training, training.task
         self.student, self.capture = self.task.meta.student, self.task.capture

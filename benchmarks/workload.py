@@ -144,6 +144,11 @@ def spread(values: list[float]) -> dict:
     return {"median": float(middle), "quartiles": [float(first), float(third)], "all": [float(v) for v in values]}
 
 
+def dev_tokens(arguments) -> int:
+    """Size of a dev batch, ``--dev-share`` of a training batch."""
+    return max(1, int(arguments.dev_share * arguments.max_tokens))
+
+
 def seconds(function) -> float:
     """How long a call takes."""
     _wait()

@@ -405,16 +405,16 @@ class MetaTrainer(CountsSkipped):
 
     def _begin_probe(self, dev_batch):
         """Shows the probe dev batches, sound and spoilt in every way: as many as :data:`FIRST_LOOK`, or as it keeps."""
-        look = self.objective.dev_pass.look
+        def seen(batch):
+            return self.features(*self.objective.dev_pass.look(self.student, batch))
+
         batches, sound = [], []
         while len(batches) < FIRST_LOOK and 2 * sum(len(rows) for rows in sound) < self.probe.capacity:
             batches.append(dev_batch())
-            sound.append(self.features(*look(self.student, batches[-1])))
+            sound.append(seen(batches[-1]))
         for head, kind in enumerate(self.config.heads):
             spoilt = [self.student.corrupt(batch, kind, self.config.seed + n) for n, batch in enumerate(batches)]
-            self.probe.begin(
-                head, [(a, self.features(*look(self.student, b))) for a, b in zip(sound, spoilt) if b is not None]
-            )
+            self.probe.begin(head, [(a, seen(b)) for a, b in zip(sound, spoilt) if b is not None])
 
     def _teach_probe(self) -> None:
         """Shows the probe the dev batches that the newest dev gradient came from."""

@@ -25,6 +25,8 @@ def relative(a, b):
     return float((a - b).norm() / b.norm())
 
 
+#: the families that the oracle knows with that library, and nag, for which it has a stand-in
+HIGHER = [name for name in ALL if name.startswith(("sgd", "adam", "fairseq"))]
 #: gradient, window: the way that fairseq-train takes by default reads a single step
 EXACT_WAYS = [("backward", 1), *(("forward", window) for window in (1, 2, 3, 4))]
 
@@ -72,10 +74,6 @@ def test_equals_autograd_through_torchs_own_steps(name, max_norm, normalization,
     assert len(got) == 5 * window and trainer.gradient_mode == gradient
     assert want.abs().max() > 1e-5
     assert relative(got, want) < 1e-6
-
-
-#: what `higher` has, and nag, for which it has a stand-in
-HIGHER = [name for name in ALL if name.startswith(("sgd", "adam", "fairseq"))]
 
 
 @pytest.mark.parametrize("gradient, window", EXACT_WAYS)
