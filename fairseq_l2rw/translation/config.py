@@ -118,7 +118,7 @@ class L2RWTranslationConfig(TranslationConfig):
     )  # fmt: skip
     skip_below: Optional[float] = field(
         default=None,
-        metadata={"help": "leave a pair out of its batch while its last weight was below this, but for one time in twenty "
+        metadata={"help": "make the batches of an epoch without the pairs whose last weight was below this, but for one in twenty "
                           "(default: off)"},
     )  # fmt: skip
     self_paced_share: float = field(

@@ -3,7 +3,8 @@
 The task adds hooks of fairseq's own and nothing else: ``build_criterion`` (the criterion is replaced by ours),
 ``begin_epoch`` (the teacher is built), ``train_step`` and ``optimizer_step`` (an update begins, ends), and
 ``get_checkpoint_dict`` / ``set_checkpoint_dict`` (saved and restored). One method is wrapped, on the optimizer
-instance alone: ``clip_grad_norm``, because fairseq keeps the norm before clipping to itself.
+instance alone: ``clip_grad_norm``, because fairseq keeps the norm before clipping to itself; with --skip-below also
+``load_state_dict`` of the training set's iterator, because fairseq makes the batches before the task knows what stays.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from fairseq_l2rw.translation.criterion import NAME as CRITERION
 from fairseq_l2rw.translation.criterion import REPLACED, check_name
 from fairseq_l2rw.translation.dev_batches import DevBatches
 from fairseq_l2rw.translation.precision import masters_of
-from fairseq_l2rw.translation.settled import SettledPairs
+from fairseq_l2rw.translation.settled import SettledPairs, Staying
 from fairseq_l2rw.translation.student import TranslationStudent
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,8 @@ class L2RWTranslationTask(TranslationTask):
         self._raw_ids: np.ndarray | None = None
         self.settled = None if cfg.skip_below is None else SettledPairs(cfg.skip_below, cfg.seed)
         self._weighed: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._epoch = 1
+        self._left_out = 0.0
+        self._resumed: tuple | None = None
         self._saved: dict | None = None
         self._restored = self._was_started = False
         self._accumulating = False
@@ -112,7 +114,6 @@ class L2RWTranslationTask(TranslationTask):
 
     def begin_epoch(self, epoch, model):
         super().begin_epoch(epoch, model)
-        self._epoch = epoch
         if self.learns and self.meta is None:
             self._build_meta(model)
 
@@ -130,8 +131,6 @@ class L2RWTranslationTask(TranslationTask):
         saved = self._saved
         if saved is not None:
             self._restore(saved)
-            if self.settled is not None:
-                self.settled.load_state_dict(saved.get("settled", {}))
             self._saved, self._restored = None, True
         if self.cfg.influence_log is not None and get_global_rank() == 0:
             self.influence_log = InfluenceLog(self.cfg.influence_log, (saved or {}).get("influence_log"))
@@ -269,8 +268,13 @@ class L2RWTranslationTask(TranslationTask):
 
     def get_batch_iterator(self, dataset, *args, epoch=1, disable_iterator_cache=False, update_epoch_batch_itr=False, **kwargs):
         """As ``translation``. fairseq keeps the batches of the first epoch for all later ones, but draws others when it is
-        resumed in a later one; here a resumed training has those of the first epoch as well."""
+        resumed in a later one; here a resumed training has those of the first epoch as well. With --skip-below each epoch's
+        are made anew, in the same order, of what stays."""
         keeps = not disable_iterator_cache and not update_epoch_batch_itr and self.can_reuse_epoch_itr(dataset)
+        whole = dataset
+        if self.settled is not None and dataset is self.datasets.get(self.cfg.train_subset):
+            stay = self.settled.staying(epoch)
+            dataset, disable_iterator_cache, self._left_out = Staying(dataset, stay), True, float(1 - stay.mean())
         known = dataset in self.dataset_to_epoch_iter
         iterator = super().get_batch_iterator(
             dataset, *args, epoch=1 if keeps else epoch, disable_iterator_cache=disable_iterator_cache,
@@ -278,7 +282,19 @@ class L2RWTranslationTask(TranslationTask):
         )  # fmt: skip
         if keeps and not known:
             iterator.epoch = max(epoch, 1)
+        if dataset is not whole:
+            again = functools.partial(self.get_batch_iterator, whole, *args, epoch=epoch, **kwargs)
+            self._note_place(iterator, again)
         return iterator
+
+    def _note_place(self, iterator, again) -> None:
+        load_state_dict = iterator.load_state_dict
+
+        def noted(state):
+            self._resumed = (iterator, again, state)
+            load_state_dict(state)
+
+        iterator.load_state_dict = noted
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
         if self.meta is not None:
@@ -292,8 +308,8 @@ class L2RWTranslationTask(TranslationTask):
                 # an update that never came to its step (overflow, out of memory) left records: dropped here
                 self.meta.begin_update(update_num, self._next_dev_batch)
                 self._accumulating, self._weighed = True, []
-            if self.settled is not None and not ignore_grad:
-                sample = self._without_settled(sample)
+            if self.settled is not None:
+                metrics.log_scalar("skipped", self._left_out, priority=313, round=3)
             if self.cfg.influence_log is not None:
                 sample["raw_line"] = self._raw_lines(sample)  # a window may outlive the folder that an epoch reads
         try:
@@ -307,16 +323,6 @@ class L2RWTranslationTask(TranslationTask):
         if self.meta is not None and ignore_grad:
             self.meta.ignore()
         return result
-
-    def _without_settled(self, sample) -> dict:
-        """The batch without the pairs that --skip-below leaves out."""
-        stay = self.settled.staying(sample["id"], self._epoch)
-        metrics.log_scalar("skipped", 1 - float(stay.mean()), len(stay), priority=313, round=3)
-        if stay.all():
-            return sample
-        dataset, device = self.datasets[self.cfg.train_subset], sample["target"].device
-        sample = dataset.collater([dataset[i] for i in sample["id"].cpu().numpy()[stay].tolist()])
-        return utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
 
     def _note_weights(self) -> None:
         """What the teacher said in this update, of all workers."""
@@ -386,8 +392,14 @@ class L2RWTranslationTask(TranslationTask):
         return {type(self).__name__: state}
 
     def set_checkpoint_dict(self, state):
-        """Takes the saved state; it is restored as soon as the teacher has been built."""
+        """Takes the saved state; it is restored as soon as the teacher has been built, and what the batches need at once."""
         self._saved = state
+        if self.settled is not None and "settled" in state:
+            # fairseq has made the batches without knowing what stays, and gone to its place in them already
+            self.settled.load_state_dict(state["settled"])
+            iterator, again, place = self._resumed
+            iterator._frozen_batches = again().frozen_batches
+            iterator.load_state_dict(place)
 
     def _restore(self, saved) -> None:
         """The teacher and its dev batches; where all weights have been 1 so far, any teacher may go on from there."""
