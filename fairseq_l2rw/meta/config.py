@@ -26,6 +26,7 @@ class MetaConfig:
         contrast: kind of noise -> alpha_k, a number or ``"auto"``.
         states: how the teacher sees the student's states: through a ``probe`` for each kind of noise (``contrastive``, and a
             student that can ``examine`` dev batches; else as ``direct``), or ``direct``.
+        history: decay of the average of an example's scores by the probes over the times that it is seen; 0 takes the newest.
         momentum: decay of the averages of dev gradients over teacher updates; 0 is off.
         normalization: ``tokens`` (denominator sum n_i) or ``batch`` (sum w_i n_i).
         gradient: how the influence is computed.
@@ -57,6 +58,7 @@ class MetaConfig:
     objective: str = "contrastive"
     contrast: dict = field(default_factory=dict)
     states: str = "probe"
+    history: float = 0.0
     momentum: float = 0.8
     normalization: str = "tokens"
     gradient: str = "forward"
@@ -114,6 +116,8 @@ class MetaConfig:
         _at_least("--self-paced-interval", self.paced_interval, 1)
         if not self.paced_share > 0:
             raise L2RWError(f"--self-paced-share {self.paced_share}: give a number above 0")
+        if not 0 <= self.history < 1:
+            raise L2RWError(f"--teacher-history {self.history}: give a number from 0 to below 1")
         if not 0 <= self.momentum < 1:
             raise L2RWError(f"--meta-momentum {self.momentum}: give a number from 0 to below 1")
         if not 0 < self.prior < 1:

@@ -18,19 +18,24 @@ LOSS_COLUMNS = 2
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """Widths of the internal states, one for each block (for translation: encoder, decoder, how they meet)."""
+    """Widths of the internal states, one for each block (for translation: encoder, decoder, how they meet).
+
+    Attributes:
+        past: columns behind them, for the scores of the times that an example was seen before; 0 for none.
+    """
 
     internal: tuple[int, ...]
+    past: int = 0
 
     @property
     def width(self) -> int:
         """D, columns of a row."""
-        return len(SURFACE) + sum(self.internal)
+        return len(SURFACE) + sum(self.internal) + self.past
 
     def split(self, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Surface ``[N, S]`` and the blocks of internal states ``[N, H]`` of rows ``[N, D]``."""
-        surface = rows[:, : len(SURFACE)]
-        return surface, list(rows[:, len(SURFACE) :].split(list(self.internal), dim=1)) if self.internal else []
+        surface, internal = rows[:, : len(SURFACE)], rows[:, len(SURFACE) : len(SURFACE) + sum(self.internal)]
+        return surface, list(internal.split(list(self.internal), dim=1)) if self.internal else []
 
 
 class RunningScalars:

@@ -39,7 +39,12 @@ class Probe(nn.Module):
         layout: widths of the internal states.
         kinds: number of kinds of noise.
         hidden: width of the hidden layers.
+
+    Attributes:
+        decay: a of the history (:mod:`~fairseq_l2rw.meta.history`), where the layout has columns for it.
     """
+
+    decay = 0.0
 
     def __init__(self, layout: FeatureLayout, kinds: int, hidden: int = 64):
         super().__init__()
@@ -62,11 +67,15 @@ class Probe(nn.Module):
 
     @torch.no_grad()
     def forward(self, rows: Tensor, only: int | None = None) -> Tensor:
-        """s_k for every kind, or for ``only`` one and 0 for the others: ``[N, K]``, detached."""
+        """s_k, averaged with the past ones of the row, for every kind, or for ``only`` one: ``[N, K]``, detached."""
         inputs = self._inputs(rows)
         zero = rows.new_zeros(len(rows), 1)
         logits = torch.cat([net(inputs) if only in (None, k) else zero for k, net in enumerate(self.nets)], dim=1)
-        return (logits / TEMPERATURE).clamp(-LIMIT, LIMIT)
+        scores = (logits / TEMPERATURE).clamp(-LIMIT, LIMIT)
+        if not self.layout.past:
+            return scores
+        past = rows[:, -self.layout.past :].to(scores)
+        return torch.where(past == 0, scores, torch.lerp(scores, past, self.decay))
 
 
 class ProbeTrainer:

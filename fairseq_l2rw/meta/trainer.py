@@ -31,6 +31,7 @@ from fairseq_l2rw.meta.dev_pass import DevPass, out_of_memory
 from fairseq_l2rw.meta.features import FeatureLayout, RunningScalars, feature_rows
 from fairseq_l2rw.meta.functional import RandomState, own_random_stream, trainable
 from fairseq_l2rw.meta.ghost import SMALLEST_WEIGHT, Ghost
+from fairseq_l2rw.meta.history import ScoreHistory
 from fairseq_l2rw.meta.linearize import StepRule, rule_for
 from fairseq_l2rw.meta.masters import Master
 from fairseq_l2rw.meta.objective import DevGradient, Objective
@@ -142,6 +143,8 @@ class MetaTrainer(CountsSkipped):
         contrast = config.contrast if config.objective == "contrastive" else {}
         if contrast and config.states == "probe" and hasattr(student, "examine"):
             inputs = tuple("probe" if name == "internal" else name for name in inputs)
+            if config.history and identify is not None:
+                layout = replace(layout, past=len(config.heads))
         with own_random_stream(config.seed):
             self.teacher = reweighters.build(teacher, layout, config.heads, inputs, hidden, config.prior).to(device)
         self.teacher_optimizer = torch.optim.AdamW(
@@ -150,6 +153,9 @@ class MetaTrainer(CountsSkipped):
         self.probe = None if self.teacher.probe is None else ProbeTrainer(self.teacher.probe, config.seed)
         dev_pass = DevPass(HALF_LOSS_SCALE if half else 1.0, self.workers)
         self.objective = Objective(contrast, config.momentum, config.seed, self.probe is not None, dev_pass)
+        self.history = None
+        if self.probe is not None and layout.past:
+            self.history, self.probe.probe.decay = ScoreHistory(layout.past), config.history
         self.replay = [ReplayRows(config.replay_rows, layout.width) for _ in config.heads]
         self.running = RunningScalars()
         self.influence_square: list[float | None] = [None] * len(config.heads)
@@ -165,6 +171,7 @@ class MetaTrainer(CountsSkipped):
         self._watching: Ghost | None = None
         self._ghosts: list[Ghost] = []
         self._rows: list[Tensor] = []
+        self._names: list[Tensor] = []
         self._records: list[BatchRecord] = []
         self._ignored = self._unfinished = False
         self._checked = False
@@ -252,7 +259,8 @@ class MetaTrainer(CountsSkipped):
 
     def drop_records(self) -> None:
         """The gradients of this update so far are lost, and so is what was recorded of it."""
-        self._rows, self._records, self._ghosts, self._watching, self._ignored = [], [], [], None, False
+        self._rows, self._names, self._records, self._ghosts = [], [], [], []
+        self._watching, self._ignored = None, False
         if self.window is not None:
             self.window.drop_unfinished()
 
@@ -292,6 +300,8 @@ class MetaTrainer(CountsSkipped):
             ``(features [N, D], weights [N])``, detached.
         """
         rows = self.features(losses, n_tokens, source_lengths, internal)
+        if self.history is not None:
+            rows[:, -self.teacher.layout.past :] = self.history.of(self.identify(batch))
         if not self.started:
             return rows, torch.ones_like(losses.detach())
         with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):  # as in the teacher's own step
@@ -304,7 +314,9 @@ class MetaTrainer(CountsSkipped):
 
     def features(self, losses, n_tokens, source_lengths, internal) -> Tensor:
         """Rows ``[N, D]`` for the teacher; arguments as :meth:`weigh`."""
-        return feature_rows(losses, n_tokens, source_lengths, internal, self.running, self.progress)
+        rows = feature_rows(losses, n_tokens, source_lengths, internal, self.running, self.progress)
+        past = self.teacher.layout.past
+        return torch.cat([rows, rows.new_zeros(len(rows), past)], dim=1) if past else rows
 
     @property
     def progress(self) -> float:
@@ -335,6 +347,8 @@ class MetaTrainer(CountsSkipped):
             self._ghosts.append(self._watching)
             self._watching = None
         self._rows.append(features)
+        if self.history is not None:
+            self._names.append(self.identify(batch))
         if self.observe is not None and self.started:
             self.observe(batch, weights)
         if self.recorded:
@@ -350,7 +364,7 @@ class MetaTrainer(CountsSkipped):
         their sizes out of the denominator, and so does this.
         """
         self._ignored = True
-        for kept in (self._rows, self._records, self._ghosts):
+        for kept in (self._rows, self._names, self._records, self._ghosts):
             del kept[-1:]
 
     # ---- around the optimizer's step ----------------------------------------
@@ -383,7 +397,11 @@ class MetaTrainer(CountsSkipped):
         report = self._teacher_update(dev_batch) if self.due and self.window.steps else None
         # last: the teacher's gradient is taken where the weights were
         self._teach_probe()
-        self._renew_statistics(self._gathered(self._rows, self.teacher.layout.width))
+        rows = self._gathered(self._rows, self.teacher.layout.width)
+        if self.history is not None and self.started:
+            self.history.take(self._gathered(self._names).long(), self.probe.probe(rows))
+        self._names = []
+        self._renew_statistics(rows)
         self._rows, self._records, self._ghosts = [], [], []
         if self.due and self.config.interval >= self.config.window:  # no window to come begins within this one
             self.window.clear()
@@ -703,6 +721,7 @@ class MetaTrainer(CountsSkipped):
             "teacher_optimizer": self.teacher_optimizer.state_dict(),
             "probe": None if self.probe is None else self.probe.state_dict(),
             "objective": self.objective.state_dict(),
+            "history": None if self.history is None else self.history.state_dict(),
             "replay": [rows.state_dict() for rows in self.replay],
             "running": self.running.state_dict(),
             "influence_square": list(self.influence_square),
@@ -730,6 +749,8 @@ class MetaTrainer(CountsSkipped):
                 rows.load_state_dict(saved)
             if self.probe is not None:
                 self.probe.load_state_dict(state["probe"])
+            if self.history is not None:
+                self.history.load_state_dict(state["history"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise L2RWError(
                 "the teacher in the checkpoint does not fit these options (--teacher-inputs, --teacher-states, --teacher-interactions, "

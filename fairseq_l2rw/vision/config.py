@@ -61,6 +61,7 @@ class VisionConfig:
     teacher_weight_decay: float = _option(0.01, "its weight decay", metavar="D")
     teacher_g_lr_factor: float = _option(0.03, "learning rate of the part that sees more than the loss (with direct states), over --teacher-lr", metavar="X")
     teacher_g_weight_decay: float = _option(1.0, "weight decay of that part (with direct states)", metavar="D")
+    teacher_history: float = _option(0.0, "averaging of the probe's scores of an image over the times it was seen; 0: off", metavar="A")
     teacher_replay: int = _option(10, "steps on replayed rows per teacher update; 0: one exact step", metavar="R")
     teacher_replay_rows: int = _option(4000, "rows kept for each head", metavar="N")
     teacher_prior: float = _option(0.9, "weight of an image about which nothing is known", metavar="P")

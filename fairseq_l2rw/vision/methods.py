@@ -99,6 +99,7 @@ class Core(Method):
             objective=config.meta_objective,
             contrast=parse_contrast(config.meta_contrast, KINDS) if config.meta_objective == "contrastive" else {},
             states=config.teacher_states,
+            history=config.teacher_history,
             momentum=config.meta_momentum,
             normalization=config.weight_normalization,
             gradient=config.meta_gradient,
@@ -130,6 +131,7 @@ class Core(Method):
             reweighters.parse_inputs(config.teacher_inputs),
             config.teacher_hidden_dim,
             all_workers(),
+            identify=lambda batch: batch.index,
         )
         self.core.attach(optimizer)
 
@@ -141,8 +143,7 @@ class Core(Method):
 
     def weigh(self, batch, losses, features, state):
         ones = torch.ones_like(losses.detach())
-        seen = (batch, state) if self.is_rule else ()
-        rows, weights = self.core.weigh(losses, ones, ones, self.student.states(features, batch.labels), *seen)
+        rows, weights = self.core.weigh(losses, ones, ones, self.student.states(features, batch.labels), batch, state)
         self.core.record(batch, rows, weights, losses, ones, ones, state)
         return weights
 

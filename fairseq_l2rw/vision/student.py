@@ -10,21 +10,22 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from fairseq_l2rw.meta.functional import untracked
+from fairseq_l2rw.meta.functional import evaluating, untracked
 from fairseq_l2rw.meta.student import Examined
 from fairseq_l2rw.vision.models import Classifier, batch_norms
 
 #: what ``--meta-contrast`` may name
-KINDS = ("mislabelled",)
+KINDS = ("mislabelled", "confused")
 BATCHNORMS = ("batch", "running")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Standardised images ``[N, C, H, W]`` and labels ``[N]``."""
+    """Standardised images ``[N, C, H, W]``, labels ``[N]``, and which images of the training set they are ``[N]``."""
 
     images: Tensor
     labels: Tensor
+    index: Tensor | None = None
 
 
 class ImageStudent:
@@ -106,8 +107,18 @@ class ImageStudent:
 
     def corrupt(self, batch: Batch, kind: str, seed: int) -> Batch | None:
         """The same images with each other's labels: the labels rotated within the batch; None for a batch of one."""
+        if kind == "confused":
+            return Batch(batch.images, self.confused(batch, seed))
         n = len(batch.labels)
         return Batch(batch.images, batch.labels.roll(1 + seed % (n - 1))) if n > 1 else None
+
+    def confused(self, batch: Batch, seed: int) -> Tensor:
+        """Labels drawn from what the student takes the images for, the true one left out."""
+        with torch.no_grad(), evaluating(self.module), self._dev_statistics(), self._precision():
+            logits, _ = self.module(batch.images)
+        logits = logits.float().scatter(1, batch.labels.unsqueeze(1), float("-inf"))
+        drawn = torch.rand(logits.shape, generator=torch.Generator().manual_seed(seed)).to(logits)
+        return (logits - (-drawn.clamp(min=1e-20).log()).log()).argmax(1)
 
     def share(self, batch: Batch, rank: int, count: int) -> tuple[Batch, float] | None:
         """Every ``count``-th image from ``rank`` on, and its part of the batch.

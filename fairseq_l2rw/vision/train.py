@@ -202,7 +202,7 @@ class Training:
         if self.config.augment == "crop-flip":
             pixels = crop_and_flip(pixels, generator(purpose, self.config.seed, number))
         own = slice(first, None if size is None else first + size)
-        return Batch(pixels[own].contiguous(memory_format=LAYOUT), images.labels[index][own].to(self.device))
+        return Batch(pixels[own].contiguous(memory_format=LAYOUT), images.labels[index][own].to(self.device), index[own])
 
     def meta_batch(self) -> Batch:
         """The next meta batch of this update, the same on all workers."""
