@@ -26,7 +26,7 @@ class MetaConfig:
         contrast: kind of noise -> alpha_k, a number or ``"auto"``.
         states: how the teacher sees the student's states: through a ``probe`` for each kind of noise (``contrastive``, and a
             student that can ``examine`` dev batches; else as ``direct``), or ``direct``.
-        history: decay of the average of an example's scores by the probes over the times that it is seen; 0 takes the newest.
+        history: decay of the average of an example's scores by the probes over the times that it is seen; 0 takes the newest alone.
         momentum: decay of the averages of dev gradients over teacher updates; 0 is off.
         normalization: ``tokens`` (denominator sum n_i) or ``batch`` (sum w_i n_i).
         gradient: how the influence is computed.

@@ -112,6 +112,8 @@ class MetaTrainer(CountsSkipped):
         hidden: width of the teacher's hidden layer.
         workers: the data-parallel workers; one unless told otherwise.
         identify: batch -> a whole number for each of its examples ``[N]``, for the reports.
+        number: batch -> which training examples it has ``[N]``: whole numbers from 0 on, the same each time. What
+            ``config.history`` needs; without it there is none, and :meth:`weigh` can do without the batch.
         observe: told of each batch and its weights ``[N]``, once the teacher gives them.
         half: activations are in half precision (16 bits, with or without master copies of the parameters).
 
@@ -131,11 +133,12 @@ class MetaTrainer(CountsSkipped):
         identify: Callable[[Any], Tensor] | None = None,
         observe: Callable[[Any, Tensor], None] | None = None,
         half: bool = False,
+        number: Callable[[Any], Tensor] | None = None,
     ):
         if half:
             _check_half(config)
         self.student, self.config, self.half = student, config, half
-        self.workers, self.identify, self.observe = workers or Workers(), identify, observe
+        self.workers, self.identify, self.observe, self.number = workers or Workers(), identify, observe, number
         named, count = selection.in_front(trainable(student.module), config.params)
         self.names, self.parameters = list(named), list(named.values())
         self.through = self.parameters[:count]  # those that the hypergradient goes through
@@ -143,7 +146,7 @@ class MetaTrainer(CountsSkipped):
         contrast = config.contrast if config.objective == "contrastive" else {}
         if contrast and config.states == "probe" and hasattr(student, "examine"):
             inputs = tuple("probe" if name == "internal" else name for name in inputs)
-            if config.history and identify is not None:
+            if config.history and number is not None:
                 layout = replace(layout, past=len(config.heads))
         with own_random_stream(config.seed):
             self.teacher = reweighters.build(teacher, layout, config.heads, inputs, hidden, config.prior).to(device)
@@ -153,9 +156,9 @@ class MetaTrainer(CountsSkipped):
         self.probe = None if self.teacher.probe is None else ProbeTrainer(self.teacher.probe, config.seed)
         dev_pass = DevPass(HALF_LOSS_SCALE if half else 1.0, self.workers)
         self.objective = Objective(contrast, config.momentum, config.seed, self.probe is not None, dev_pass)
-        self.history = None
-        if self.probe is not None and layout.past:
-            self.history, self.probe.probe.decay = ScoreHistory(layout.past), config.history
+        self.history = ScoreHistory(layout.past) if self.probe is not None and layout.past else None
+        if self.history is not None:
+            self.probe.probe.decay = config.history
         self.replay = [ReplayRows(config.replay_rows, layout.width) for _ in config.heads]
         self.running = RunningScalars()
         self.influence_square: list[float | None] = [None] * len(config.heads)
@@ -171,7 +174,7 @@ class MetaTrainer(CountsSkipped):
         self._watching: Ghost | None = None
         self._ghosts: list[Ghost] = []
         self._rows: list[Tensor] = []
-        self._names: list[Tensor] = []
+        self._numbers: list[Tensor] = []
         self._records: list[BatchRecord] = []
         self._ignored = self._unfinished = False
         self._checked = False
@@ -259,7 +262,7 @@ class MetaTrainer(CountsSkipped):
 
     def drop_records(self) -> None:
         """The gradients of this update so far are lost, and so is what was recorded of it."""
-        self._rows, self._names, self._records, self._ghosts = [], [], [], []
+        self._rows, self._numbers, self._records, self._ghosts = [], [], [], []
         self._watching, self._ignored = None, False
         if self.window is not None:
             self.window.drop_unfinished()
@@ -294,14 +297,15 @@ class MetaTrainer(CountsSkipped):
             n_tokens: n_i ``[N]``.
             source_lengths: ``[N]``.
             internal: states, one ``[N, H]`` for each block of the layout.
-            batch: as :meth:`record`'s, and ``random_state`` too: for reweighters that differentiate before the step; not used here.
+            batch: as :meth:`record`'s, for the history; ``random_state``, likewise, is for reweighters that differentiate before
+                the step, and not used here.
 
         Returns:
             ``(features [N, D], weights [N])``, detached.
         """
         rows = self.features(losses, n_tokens, source_lengths, internal)
         if self.history is not None:
-            rows[:, -self.teacher.layout.past :] = self.history.of(self.identify(batch))
+            rows[:, -self.teacher.layout.past :] = self.history.of(self.number(batch)).to(rows)
         if not self.started:
             return rows, torch.ones_like(losses.detach())
         with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):  # as in the teacher's own step
@@ -348,7 +352,7 @@ class MetaTrainer(CountsSkipped):
             self._watching = None
         self._rows.append(features)
         if self.history is not None:
-            self._names.append(self.identify(batch))
+            self._numbers.append(self.number(batch).to(features.device))
         if self.observe is not None and self.started:
             self.observe(batch, weights)
         if self.recorded:
@@ -364,7 +368,7 @@ class MetaTrainer(CountsSkipped):
         their sizes out of the denominator, and so does this.
         """
         self._ignored = True
-        for kept in (self._rows, self._names, self._records, self._ghosts):
+        for kept in (self._rows, self._numbers, self._records, self._ghosts):
             del kept[-1:]
 
     # ---- around the optimizer's step ----------------------------------------
@@ -398,18 +402,17 @@ class MetaTrainer(CountsSkipped):
         # last: the teacher's gradient is taken where the weights were
         self._teach_probe()
         rows = self._gathered(self._rows, self.teacher.layout.width)
-        if self.history is not None and self.started:
-            self.history.take(self._gathered(self._names).long(), self.probe.probe(rows))
-        self._names = []
+        if self.history is not None and self.probe.turn:
+            self.history.take(self._gathered(self._numbers, dtype=torch.long), self.probe.probe(rows))
         self._renew_statistics(rows)
-        self._rows, self._records, self._ghosts = [], [], []
+        self._rows, self._numbers, self._records, self._ghosts = [], [], [], []
         if self.due and self.config.interval >= self.config.window:  # no window to come begins within this one
             self.window.clear()
         return report
 
-    def _gathered(self, tensors: list[Tensor], *shape: int) -> Tensor:
+    def _gathered(self, tensors: list[Tensor], *shape: int, dtype: torch.dtype = torch.float) -> Tensor:
         """Rows of all workers from this worker's micro-batches, of which there may be none: ``[N, *shape]``."""
-        own = torch.cat(tensors) if tensors else torch.zeros(0, *shape, device=self.parameters[0].device)
+        own = torch.cat(tensors) if tensors else torch.zeros(0, *shape, dtype=dtype, device=self.parameters[0].device)
         return self.workers.gather(own)
 
     def _renew_statistics(self, rows: Tensor) -> None:
@@ -753,8 +756,8 @@ class MetaTrainer(CountsSkipped):
                 self.history.load_state_dict(state["history"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise L2RWError(
-                "the teacher in the checkpoint does not fit these options (--teacher-inputs, --teacher-states, --teacher-interactions, "
-                "--teacher-hidden-dim, --teacher-layers, --meta-objective, --meta-contrast); give those it was trained with"
+                "the teacher in the checkpoint does not fit these options (--teacher-inputs, --teacher-states, --teacher-history, "
+                "--teacher-interactions, --teacher-hidden-dim, --teacher-layers, --meta-objective, --meta-contrast); give those it was trained with"
             ) from error
         self.objective.load_state_dict(state["objective"], self.through)
         self.running.load_state_dict(state["running"])

@@ -34,6 +34,10 @@ class L2RWTranslationConfig(TranslationConfig):
         metadata={"help": "how the deep teacher sees the student's states: through a probe for each kind of noise, trained to tell "
                           "sound from spoilt dev pairs (with --meta-objective contrastive), or directly: probe or direct"},
     )  # fmt: skip
+    teacher_history: float = field(
+        default=0.5,
+        metadata={"help": "averaging of a pair's scores by the probes over the epochs that saw it; 0: the newest score alone"},
+    )
     teacher_interactions: str = field(
         default=TOKENS,
         metadata={"help": "how source and target meet in the states: token by token, by the cosines of encoder states and attention "
@@ -179,6 +183,7 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
         objective=cfg.meta_objective,
         contrast=contrast,
         states=cfg.teacher_states,
+        history=cfg.teacher_history,
         momentum=cfg.meta_momentum,
         normalization=cfg.weight_normalization,
         gradient=cfg.meta_gradient or ("forward" if cfg.meta_window > 1 or cfg.fp16 or cfg.bf16 or cfg.amp else "backward"),

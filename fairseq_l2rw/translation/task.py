@@ -68,6 +68,7 @@ class L2RWTranslationTask(TranslationTask):
         self.settled = None if cfg.skip_below is None else SettledPairs(cfg.skip_below, cfg.seed)
         self._weighed: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._left_out = 0.0
+        self._folder = 0
         self._resumed: tuple | None = None
         self._saved: dict | None = None
         self._restored = self._was_started = False
@@ -175,6 +176,7 @@ class L2RWTranslationTask(TranslationTask):
             identify=identify,
             observe=observe,
             half=half,
+            number=self._numbers,
         )
 
     @property
@@ -215,10 +217,13 @@ class L2RWTranslationTask(TranslationTask):
             if os.path.isfile(path) and os.path.getsize(path) == 0:
                 raise L2RWError(f"{path}: the split '{split}' is empty; binarise it anew from text with sentence pairs")
         super().load_dataset(split, epoch, combine, **kwargs)
-        if split == self.cfg.train_subset and self.cfg.influence_log is not None:
+        if split != self.cfg.train_subset:
+            return
+        self._folder = (epoch - 1) % len(utils.split_paths(self.cfg.data))
+        if self.cfg.influence_log is not None:
             self._raw_ids = self._map_to_raw_lines(split, epoch)
-        if split == self.cfg.train_subset and self.settled is not None:
-            self.settled.open((epoch - 1) % len(utils.split_paths(self.cfg.data)), len(self.datasets[split]))
+        if self.settled is not None:
+            self.settled.open(self._folder, len(self.datasets[split]))
 
     def _map_to_raw_lines(self, split, epoch) -> np.ndarray | None:
         """Raw line of each pair of the training set; None where a pair's own number has to do."""
@@ -234,6 +239,11 @@ class L2RWTranslationTask(TranslationTask):
             return sample["raw_line"]
         ids = sample["id"].cpu().numpy()
         return torch.from_numpy(ids if self._raw_ids is None else self._raw_ids[ids])
+
+    def _numbers(self, sample) -> torch.Tensor:
+        """Which pairs of the corpus a batch has ``[B]``, over all its data folders."""
+        folders = len(utils.split_paths(self.cfg.data))
+        return sample["id"] * folders + self._folder
 
     def _build_dev_batches(self, model) -> DevBatches:
         split = self.meta_subset

@@ -131,7 +131,7 @@ class Core(Method):
             reweighters.parse_inputs(config.teacher_inputs),
             config.teacher_hidden_dim,
             all_workers(),
-            identify=lambda batch: batch.index,
+            number=lambda batch: batch.index,
         )
         self.core.attach(optimizer)
 

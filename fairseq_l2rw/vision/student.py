@@ -106,7 +106,8 @@ class ImageStudent:
         return own_statistics(self.module) if self.dev_batchnorm == "batch" else nullcontext()
 
     def corrupt(self, batch: Batch, kind: str, seed: int) -> Batch | None:
-        """The same images with each other's labels: the labels rotated within the batch; None for a batch of one."""
+        """The same images with other labels: ``mislabelled``, each other's, rotated within the batch (None for a batch of one), or
+        ``confused``, drawn from what the student takes the images for, the true label left out."""
         if kind == "confused":
             return Batch(batch.images, self.confused(batch, seed))
         n = len(batch.labels)

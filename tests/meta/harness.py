@@ -12,20 +12,21 @@ from tests.oracles import Step, ToyStudent, plain_steps, scale_rates, toy_batch
 EXACT = dict(momentum=0.0, replay=0, prior_strength=0.0, start=0, interval=1)
 
 
-def make_trainer(student, optimizer, teacher="deep", **settings):
+def make_trainer(student, optimizer, teacher="deep", number=None, **settings):
     config = MetaConfig(**{"objective": "loss", "contrast": {}, **EXACT, **settings})
     if rule_class(teacher) is not None:
         trainer = RuleTrainer(student, FeatureLayout((6,)), config, teacher)
         trainer.attach(optimizer)
         trainer.optimizer = optimizer
         return trainer
-    trainer = MetaTrainer(student, FeatureLayout((6,)), config, teacher, hidden=4)
+    trainer = MetaTrainer(student, FeatureLayout((6,)), config, teacher, hidden=4, number=number)
     trainer.teacher.double()
     # a teacher whose weights differ from example to example
     with torch.no_grad():
         for i, p in enumerate(trainer.teacher.parameters()):
             p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(i), dtype=p.dtype) * 0.3)
-    trainer.teacher.standardizer.update(torch.randn(20, 13, generator=torch.Generator().manual_seed(5)).double() + 1)
+    width = trainer.teacher.layout.width
+    trainer.teacher.standardizer.update(torch.randn(20, width, generator=torch.Generator().manual_seed(5)).double() + 1)
     trainer.attach(optimizer)
     return trainer
 

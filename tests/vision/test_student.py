@@ -128,6 +128,22 @@ def test_spoilt_dev_batch():
     assert made.corrupt(batch(1, 1), "mislabelled", 0) is None
 
 
+def test_confused_labels_are_drawn_from_what_the_student_takes_the_images_for():
+    made, data = student(), batch(5, 3)
+    before = statistics(made.module)
+    drawn = torch.stack([made.corrupt(data, "confused", seed).labels for seed in range(4000)])
+    assert same(before, statistics(made.module)), "the dev pass alone may look, and leaves no trace"
+    with evaluating(made.module):
+        p = made.module(data.images)[0].softmax(1).detach()
+    for i, label in enumerate(data.labels.tolist()):
+        want = p[i].clone()
+        want[label] = 0
+        share = torch.bincount(drawn[:, i], minlength=4).double() / len(drawn)
+        assert share[label] == 0
+        assert torch.allclose(share, want / want.sum(), atol=0.04)
+    assert torch.equal(made.corrupt(data, "confused", 7).labels, drawn[7])
+
+
 def test_shares_make_the_whole():
     made, data = student(), batch(7, 1)
     parts = [made.share(data, rank, 3) for rank in range(3)]
