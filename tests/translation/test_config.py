@@ -76,6 +76,8 @@ BAD = [
     ("self_paced_growth", 0.9, "give 1 or more"),
     ("self_paced_interval", 0, "give 1 or more"),
     ("teacher_layers", "last", "give layer numbers from 0"),
+    ("teacher_history", 1.0, "give a number from 0 to below 1"),
+    ("teacher_history", -0.1, "give a number from 0 to below 1"),
     ("teacher_lr", 0.0, "give a number above 0"),
     ("teacher_lr", -1e-3, "give a number above 0"),
     ("teacher_hidden_dim", 0, "give 1 or more"),
@@ -124,7 +126,7 @@ def parser():
 def test_every_option_of_ours_is_on_the_command_line_with_help():
     actions = {s: a for a in parser()._actions for s in a.option_strings}
     ours = [n for n in L2RWTranslationConfig.__dataclass_fields__ if n.startswith(OURS)]
-    assert len(ours) == 29
+    assert len(ours) == 30
     for name in ours:
         assert len(actions["--" + name.replace("_", "-")].help) > 15, name
 
