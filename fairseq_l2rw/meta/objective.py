@@ -107,16 +107,17 @@ class Objective:
             head = self.turn % len(self.kinds)
             kind = self.kinds[head]
         turn, self.turn = self.turn, self.turn + 1
-        spoilt = student.corrupt(batch, kind, self.seed + turn) if kind else None
-        if kind and spoilt is None:
-            self.failure = (
-                f"a dev batch cannot be spoilt as '{kind}': leave that kind out of --meta-contrast, or give a larger "
-                "--meta-subset"
-            )
-            return None
-        terms = {CLEAN: batch} if kind is None else {CLEAN: batch, kind: spoilt}
+        terms = (CLEAN,) if kind is None else (CLEAN, kind)
         newest, values, examined = {}, {}, {}
-        for term, data in terms.items():
+        for term in terms:
+            # after the sound pass, which may have shown what the spoilt one is made from
+            data = batch if term == CLEAN else student.corrupt(batch, kind, self.seed + turn)
+            if data is None:
+                self.failure = (
+                    f"a dev batch cannot be spoilt as '{kind}': leave that kind out of --meta-contrast, or give a larger "
+                    "--meta-subset"
+                )
+                return None
             values[term], newest[term], examined[term] = self.dev_pass(student, parameters, data, self.examine)
             if newest[term] is None:
                 self.failure = self.dev_pass.failure

@@ -144,6 +144,19 @@ def test_confused_labels_are_drawn_from_what_the_student_takes_the_images_for():
     assert torch.equal(made.corrupt(data, "confused", 7).labels, drawn[7])
 
 
+@pytest.mark.parametrize("mode", ["batch", "running"])
+def test_confused_labels_are_drawn_from_the_dev_pass_where_there_was_one(mode):
+    made, data, calls = student(dev_batchnorm=mode), batch(5, 3), []
+    want = made.corrupt(data, "confused", 7).labels
+    made.losses(batch(6, 4))
+    with evaluating(made.module):
+        made.examine(data)
+    made.module.register_forward_hook(lambda *_: calls.append(1))
+    assert torch.equal(made.corrupt(data, "confused", 7).labels, want) and not calls
+    made.corrupt(batch(5, 3), "confused", 7)
+    assert calls
+
+
 def test_shares_make_the_whole():
     made, data = student(), batch(7, 1)
     parts = [made.share(data, rank, 3) for rank in range(3)]
