@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import sys
 import time
 
 import torch
 
-from benchmarks.apart import measured_apart
+from benchmarks.apart import measured_apart, most_resident
 from benchmarks.record import table, write_json
 from fairseq_l2rw.meta import RandomState
 from fairseq_l2rw.vision.config import VisionConfig
@@ -81,7 +79,7 @@ def _peak(device, reset=False) -> int:
         if reset:
             torch.cuda.reset_peak_memory_stats()
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return int(most_resident() * 2**20)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -23,6 +23,7 @@ from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
 import fairseq_l2rw.translation  # noqa: F401  (registers the task)
+from benchmarks.apart import most_resident
 
 SOURCE, TARGET = "de", "en"
 clock = time.perf_counter
@@ -172,11 +173,6 @@ def interleaved(contenders: dict, rounds: int, warm_up: int = 1) -> dict[str, li
 
 #: environment in which glibc gives freed blocks back at once, and is a third slower
 WITHOUT_HOLES = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-
-
-def most_resident() -> float:
-    """MiB that this process had in memory at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def most_taken(arguments: argparse.Namespace, before: float) -> float:
