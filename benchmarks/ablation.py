@@ -52,6 +52,8 @@ GROUPS = {
     "lr": {rate: f"--teacher-lr {rate}" for rate in ("3e-4", "3e-3")},
     "replay": {"none": "--teacher-replay 0"},
     "prior": {"none": "--teacher-prior-strength 0"},
+    "history": {"none": "--teacher-history 0"},
+    "skip": {"none": "--skip-below 0", "0.1": "--skip-below 0.1"},
 }
 
 
@@ -64,7 +66,7 @@ def conditions(groups: list[str], start: int, updates: int) -> dict[str, Conditi
         for value, option in GROUPS[group].items():
             words = option.format(half=start // 2, later=(start + updates) // 2).split(" ")
             # of other states than the default's the base has no statistics
-            alone = value in ("encoder", "decoder", "means")
+            alone = value in ("encoder", "decoder", "means") or group == "history"
             out[f"{group}-{value}"] = Condition(f"{group}-{value}", ("--teacher", "deep", *words), alone=alone)
     return out
 

@@ -13,7 +13,7 @@ Stages, in the order in which they are worked off (all seeds of a stage before t
 5. leave one out: deep without the head of one kind of noise that the corpus has, for each such kind
 6. corpora ``mixed`` and ``misaligned``: the true labels as weights, from the teacher's start (told) or the first update on
    (told-from-0): the bound of what any weights can do on the same batches
-7. ``mixed``, ``misaligned``, ``four``, ``clean``: deep with ``--skip-below 0.1`` (skip): other batches, as many updates
+7. ``mixed``, ``misaligned``, ``four``, ``clean``: deep that leaves no pair out (``--skip-below 0``: deep-all)
 
 The same command again goes on where it stopped; with more seeds or stages it adds to what is there, and the table, the
 figures and ``results.json`` in --out tell of all that is done. Scores are those of the last checkpoint, beam 5. A condition begins
@@ -60,9 +60,9 @@ CONDITIONS = {
         Condition("loss", ("--teacher", "loss")),
         Condition("deep", ("--teacher", "deep")),
         Condition("deep-loss", ("--teacher", "deep", "--meta-objective", "loss")),
-        Condition("skip", ("--teacher", "deep", "--skip-below", "0.1")),
-        Condition("told", ("--teacher", "deep"), told=True),
-        Condition("told-from-0", ("--teacher", "deep", "--meta-start", "0"), told=True),
+        Condition("deep-all", ("--teacher", "deep", "--skip-below", "0")),
+        Condition("told", ("--teacher", "deep", "--skip-below", "0"), told=True),
+        Condition("told-from-0", ("--teacher", "deep", "--skip-below", "0", "--meta-start", "0"), told=True),
         Condition("surface", ("--teacher", "surface")),
         Condition("l2r", ("--teacher", "l2r")),
         Condition("self_paced", ("--teacher", "self_paced")),
@@ -77,7 +77,7 @@ STAGES = {
     5: [(corpus, f"deep-without-{kind}") for corpus in ("mixed", "misaligned", "four")
         for kind in (item.split(":")[0] for item in NOISE[corpus].split(","))],
     6: [(corpus, name) for corpus in ("mixed", "misaligned") for name in ("told", "told-from-0")],
-    7: [(corpus, "skip") for corpus in NOISE],
+    7: [(corpus, "deep-all") for corpus in NOISE],
 }  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""How soon is a score reached, and what does ``--skip-below`` save?
+"""How soon is a score reached, and what do full batches of what stays (``--skip-below``) bring?
 
     python -m benchmarks.time_to_bleu --raw DIR --out runs/noisy_bitext --bleu 30
 
 On a noisy corpus (default: 25 % misaligned, 25 % untranslated): plain training on all of it (``uniform``) and on its clean half
-(``clean-only``), ``deep``, and deep that leaves out of its batches what the teacher has settled (``deep-skip``). Every few updates the
+(``clean-only``), ``deep``, and deep that leaves no pair out of its batches (``deep-all``). Every few updates the
 student is scored on the test set, beam 5. Seconds are those of training as fairseq counts them (its ``wall``), all on one thread, the
 common start until --meta-start included; run nothing else beside them. Give it the --out of ``benchmarks.noisy_bitext`` and it
 shares corpora and base students.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks import figures
 from benchmarks.checkpoints import read_checkpoint
-from benchmarks.experiment import L2RW, SIZES, Condition, Experiment, Run
+from benchmarks.experiment import L2RW, SIZES, Experiment, Run
 from benchmarks.jobs import Workshop, is_done
 from benchmarks.noisy_bitext import CONDITIONS, NOISE, add_queue_arguments, corpus_for, run_main, texts, work
 from benchmarks.record import table, write_json
@@ -94,18 +94,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--corpus", choices=NOISE, default="mixed", help="its noise (default: %(default)s)")
     parser.add_argument("--bleu", type=float, default=30.0, help="the score to reach (default: %(default)g)")
     parser.add_argument("--every", type=int, default=250, metavar="N", help="updates from one score to the next (default: %(default)s)")
-    parser.add_argument("--skip-below", type=float, default=0.1, metavar="T", help="of deep-skip (default: %(default)s)")
-    parser.add_argument("--only", metavar="CONDITION,...", help="these trainings alone, as deep-skip")
+    parser.add_argument("--only", metavar="CONDITION,...", help="these trainings alone, as deep-all")
     add_queue_arguments(parser)
     parser.set_defaults(slots=1)
     args = parser.parse_args(argv)
     size = SIZES[args.size]
     experiment = Timed(Path(args.out).resolve(), size, tuple(args.options))
     text = texts(args)
-    skip = Condition("deep-skip", (*CONDITIONS["deep"].options, "--skip-below", str(args.skip_below)))
     saves = ("--save-interval-updates", str(args.every))
     for seed in args.seeds:
-        for chosen in (*(CONDITIONS[name] for name in ("uniform", "clean-only", "deep")), skip):
+        for chosen in (CONDITIONS[name] for name in ("uniform", "clean-only", "deep", "deep-all")):
             if args.only is None or chosen.name in args.only.split(","):
                 timed = replace(chosen, name=f"timed-{chosen.name}", options=(*chosen.options, *saves))
                 experiment.add(corpus_for(args.corpus, text, timed), timed, seed)

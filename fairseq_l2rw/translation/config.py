@@ -16,6 +16,9 @@ from fairseq_l2rw.translation.corruptions import CORRUPTIONS
 
 DEFAULT_CONTRAST = "misaligned:0.5,untranslated:0.45,misordered:0.12,truncated:0.3"
 
+#: the default of --skip-below: clean pairs are near the prior, noise is near 0
+SKIP_BELOW = 0.3
+
 
 @dataclass
 class L2RWTranslationConfig(TranslationConfig):
@@ -122,8 +125,8 @@ class L2RWTranslationConfig(TranslationConfig):
     )  # fmt: skip
     skip_below: Optional[float] = field(
         default=None,
-        metadata={"help": "make the batches of an epoch without the pairs whose last weight was below this, but for one in twenty "
-                          "(default: off)"},
+        metadata={"help": "make the batches of an epoch without the pairs whose last weight was below this, but for one in twenty; "
+                          f"0: of all pairs (default: {SKIP_BELOW} with --teacher deep and --meta-objective contrastive, else 0)"},
     )  # fmt: skip
     self_paced_share: float = field(
         default=1.0, metadata={"help": "self_paced: its first threshold on the loss per token, as a part of the mean loss"}
@@ -165,9 +168,9 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
     parse_layers(cfg.teacher_layers)
     if cfg.teacher_interactions not in INTERACTIONS:
         raise L2RWError(f"--teacher-interactions {cfg.teacher_interactions}: give {' or '.join(INTERACTIONS)}")
-    if cfg.skip_below is not None:
+    if cfg.skip_below:
         if not 0 < cfg.skip_below < 1:
-            raise L2RWError(f"--skip-below {cfg.skip_below}: give a weight between 0 and 1")
+            raise L2RWError(f"--skip-below {cfg.skip_below}: give a weight between 0 and 1, or 0 for none to be left out")
         if cfg.teacher == "uniform":
             raise L2RWError("--skip-below: with --teacher uniform all weights are 1; leave one of the two out")
     if cfg.influence_log is not None:
@@ -204,6 +207,13 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
         paced_interval=cfg.self_paced_interval,
         seed=cfg.seed,
     )
+
+
+def skip_threshold(cfg: L2RWTranslationConfig) -> Optional[float]:
+    """T of --skip-below, None where all pairs stay. By default it is on where the weights are known to tell noise."""
+    if cfg.skip_below is not None:
+        return cfg.skip_below or None
+    return SKIP_BELOW if cfg.teacher == "deep" and cfg.meta_objective == "contrastive" else None
 
 
 def check_way_of_training(cfg: L2RWTranslationConfig, begun: bool = True) -> None:

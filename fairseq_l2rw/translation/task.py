@@ -34,7 +34,7 @@ from fairseq_l2rw.meta.reweighters import rule_class
 from fairseq_l2rw.meta.workers import leave_at_exit, several_workers, workers
 from fairseq_l2rw.translation.capture import Capture, parse_inputs
 from fairseq_l2rw.translation.command_line import TASK
-from fairseq_l2rw.translation.config import L2RWTranslationConfig, check_way_of_training, meta_config
+from fairseq_l2rw.translation.config import L2RWTranslationConfig, check_way_of_training, meta_config, skip_threshold
 from fairseq_l2rw.translation.corruptions import Vocabulary
 from fairseq_l2rw.translation.criterion import NAME as CRITERION
 from fairseq_l2rw.translation.criterion import REPLACED, check_name
@@ -65,7 +65,8 @@ class L2RWTranslationTask(TranslationTask):
         self._criterion = None
         self.influence_log: InfluenceLog | None = None
         self._raw_ids: np.ndarray | None = None
-        self.settled = None if cfg.skip_below is None else SettledPairs(cfg.skip_below, cfg.seed)
+        threshold = skip_threshold(cfg)
+        self.settled = None if threshold is None else SettledPairs(threshold, cfg.seed)
         self._weighed: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._left_out = 0.0
         self._folder = 0
@@ -285,6 +286,8 @@ class L2RWTranslationTask(TranslationTask):
         if self.settled is not None and dataset is self.datasets.get(self.cfg.train_subset):
             stay = self.settled.staying(epoch)
             dataset, disable_iterator_cache, self._left_out = Staying(dataset, stay), True, float(1 - stay.mean())
+            if not stay.all():
+                logger.info("epoch %d: %d of %d pairs are left out (--skip-below)", epoch, (~stay).sum(), len(stay))
         known = dataset in self.dataset_to_epoch_iter
         iterator = super().get_batch_iterator(
             dataset, *args, epoch=1 if keeps else epoch, disable_iterator_cache=disable_iterator_cache,

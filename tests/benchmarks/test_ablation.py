@@ -40,7 +40,7 @@ def test_every_condition_is_one_change_that_the_task_takes():
         option, value = condition.options[2:]
         name = option.removeprefix("--").replace("-", "_")
         cfg = L2RWTranslationConfig(seed=1, max_update=2500)
-        setattr(cfg, name, type(fields[name].default)(value))
+        setattr(cfg, name, float(value) if name == "skip_below" else type(fields[name].default)(value))
         meta_config(cfg)  # raises where the value is none
     assert found["start-early"].options[-1] == "500" and found["start-late"].options[-1] == "1750"
 

@@ -5,7 +5,7 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta.config import MetaConfig
-from fairseq_l2rw.translation.config import L2RWTranslationConfig, meta_config
+from fairseq_l2rw.translation.config import L2RWTranslationConfig, meta_config, skip_threshold
 from fairseq_l2rw.translation.task import _part
 
 NAN = float("nan")
@@ -65,7 +65,7 @@ def test_the_dev_interval_arrives():
 
 
 BAD = [
-    ("skip_below", 0.0, "give a weight between 0 and 1"),
+    ("skip_below", -0.1, "give a weight between 0 and 1"),
     ("skip_below", 1.0, "give a weight between 0 and 1"),
     ("influence_log", "log.tsv", "give a name that ends in .gz"),
     ("meta_params", "decoder.(", "not a regular expression"),
@@ -152,3 +152,15 @@ def test_every_setting_is_checked_by_some_bad_value():
 @pytest.mark.parametrize("whole, smallest, part", [(None, 400, None), (4000, 400, 800), (1000, 400, 400), (300, 400, 300)])
 def test_default_size_of_a_dev_batch(whole, smallest, part):
     assert _part(whole, smallest) == part
+
+
+@pytest.mark.parametrize(
+    "given, want",
+    [({}, 0.3), (dict(skip_below=0.0), None), (dict(skip_below=0.1), 0.1), (dict(meta_objective="loss"), None),
+     (dict(teacher="uniform"), None), (dict(teacher="loss"), None), (dict(teacher="l2r", skip_below=0.2), 0.2)],
+)  # fmt: skip
+def test_pairs_are_left_out_by_default_where_the_weights_tell_noise(given, want):
+    cfg = L2RWTranslationConfig(seed=1, max_update=10)
+    for name, value in given.items():
+        setattr(cfg, name, value)
+    assert skip_threshold(cfg) == want
