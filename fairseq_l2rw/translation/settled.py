@@ -87,11 +87,11 @@ class SettledPairs:
 
     def load_state_dict(self, state: dict) -> None:
         """Takes back what :meth:`state_dict` gave; a folder that has another number of pairs now begins anew."""
-        for folder, saved in state["folders"].items():
+        for folder, saved in state.get("folders", {}).items():
             bits = _unpacked(saved)
             if len(bits) == len(self._folders.get(folder, bits)):
                 self._folders[folder] = bits
-        self._begun = (state["epoch"], _unpacked(state["begun"])) if state["epoch"] else None
+        self._begun = (state["epoch"], _unpacked(state["begun"])) if state.get("epoch") else None
 
 
 def _packed(bits):
