@@ -26,19 +26,21 @@ class ScoreHistory:
 
     def of(self, numbers: Tensor) -> Tensor:
         """h of examples ``[N]``: ``[N, K]``, single precision, on their device; 0 for one that has not been seen."""
-        self._reach(numbers)
-        return self.scores[numbers.cpu()].float().to(numbers.device)
+        # no growing here: each worker asks for its own examples, and their histories stay the same
+        numbers, device = numbers.cpu(), numbers.device
+        out = torch.zeros(len(numbers), self.scores.shape[1])
+        known = numbers < len(self.scores)
+        out[known] = self.scores[numbers[known]].float()
+        return out.to(device)
 
     def take(self, numbers: Tensor, averages: Tensor) -> None:
         """Keeps averages ``[N, K]`` of examples ``[N]``."""
-        self._reach(numbers)
-        self.scores[numbers.cpu()] = averages.cpu().half()
-
-    def _reach(self, numbers):
+        numbers = numbers.cpu()
         need = int(numbers.max()) + 1 if len(numbers) else 0
         if need > len(self.scores):
             more = self.scores.new_zeros(max(need, 2 * len(self.scores)) - len(self.scores), self.scores.shape[1])
             self.scores = torch.cat([self.scores, more])
+        self.scores[numbers] = averages.cpu().half()
 
     def state_dict(self) -> dict:
         """Tensors only."""

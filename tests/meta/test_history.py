@@ -32,6 +32,8 @@ def test_kept_and_given_back():
     again.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(again.of(torch.tensor([11, 5])), history.of(torch.tensor([11, 5])))
     assert history.of(torch.zeros(0, dtype=torch.long)).shape == (0, 2)
+    history.of(torch.tensor([1000]))
+    assert len(history.scores) == 12, "asked of by one worker alone, and the same on all"
 
 
 def test_an_example_has_the_average_of_its_scores():
