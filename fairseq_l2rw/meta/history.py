@@ -15,22 +15,22 @@ from torch import Tensor
 
 
 class ScoreHistory:
-    """The averages h_k of all examples by their numbers, in half precision; it grows with the largest number.
+    """The averages h_k of all examples by their numbers, in single precision; it grows with the largest number.
 
     Args:
         heads: K, scores of an example.
     """
 
     def __init__(self, heads: int):
-        self.scores = torch.zeros(0, heads, dtype=torch.half)
+        self.scores = torch.zeros(0, heads)
 
     def of(self, numbers: Tensor) -> Tensor:
-        """h of examples ``[N]``: ``[N, K]``, single precision, on their device; 0 for one that has not been seen."""
+        """h of examples ``[N]``: ``[N, K]``, on their device; 0 for one that has not been seen."""
         # no growing here: each worker asks for its own examples, and their histories stay the same
         numbers, device = numbers.cpu(), numbers.device
         out = torch.zeros(len(numbers), self.scores.shape[1])
         known = numbers < len(self.scores)
-        out[known] = self.scores[numbers[known]].float()
+        out[known] = self.scores[numbers[known]]
         return out.to(device)
 
     def take(self, numbers: Tensor, averages: Tensor) -> None:
@@ -40,7 +40,7 @@ class ScoreHistory:
         if need > len(self.scores):
             more = self.scores.new_zeros(max(need, 2 * len(self.scores)) - len(self.scores), self.scores.shape[1])
             self.scores = torch.cat([self.scores, more])
-        self.scores[numbers] = averages.cpu().half()
+        self.scores[numbers] = averages.to(self.scores)
 
     def state_dict(self) -> dict:
         """Tensors only."""

@@ -7,10 +7,10 @@ from benchmarks.time_to_bleu import seconds_to
 
 
 def test_the_queue(tiny, capsys):
-    options = ["--size", "tiny", "--out", str(tiny), "--every", "4", "--bleu", "200", "--only", "deep-skip"]
+    options = ["--size", "tiny", "--out", str(tiny), "--every", "4", "--bleu", "200", "--only", "deep-all"]
     assert time_to_bleu.main(options) == 0
     (row,) = json.loads((tiny / "time_to_bleu.json").read_text())["results"]
-    assert row["condition"] == "deep-skip" and row["seconds to 200 BLEU"] is None
+    assert row["condition"] == "deep-all" and row["seconds to 200 BLEU"] is None
     assert [point["updates"] for point in row["curve"]] == [8, 12]
     seconds = [point["seconds"] for point in row["curve"]]
     assert 0 < seconds[0] < seconds[1] == row["seconds in all"]

@@ -50,10 +50,10 @@ def test_an_example_has_the_average_of_its_scores():
             fresh[:, -2:] = 0
             for number, row, now in zip(WHICH[id(batch)].tolist(), rows, probe(fresh)):
                 before = past.get(number, torch.zeros(2))
-                assert torch.allclose(row[-2:].float(), before, rtol=1e-3, atol=1e-6), "the row has what was kept"
+                assert torch.allclose(row[-2:].float(), before, rtol=1e-5, atol=1e-6), "the row has what was kept"
                 past[number] = (now if t == 0 else DECAY * before + (1 - DECAY) * now).float()
         for number, average in past.items():
-            assert torch.allclose(trainer.history.of(torch.tensor([number]))[0], average, rtol=2e-3, atol=1e-6)
+            assert torch.allclose(trainer.history.of(torch.tensor([number]))[0], average, rtol=1e-5, atol=1e-6)
 
 
 def test_the_teacher_sees_the_average():
