@@ -5,8 +5,7 @@
 
 The pairs are three random words a side; the student is as small as can be, since what matters is all around it: reading,
 sorting, writing, the summary, the selection. ``weights --from-log`` reads a synthetic log with a row for each pair. Peak: the
-largest resident size of the process, pages of files included, as Linux keeps it for each program (VmHWM; ru_maxrss would
-count what the process that started it held).
+largest resident size of the process, pages of files included (:func:`benchmarks.apart.most_resident`).
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ STUDENT = (
     "--teacher-replay 1 --cpu --num-workers 0 --disable-validation --seed 1"
 ).split()
 
-#: runs a module as a program and leaves its peak, in KiB, in a file
+#: runs a module as a program and leaves its peak, in MiB, in a file
 NOTING_THE_PEAK = """
-import atexit, re, runpy, sys
+import atexit, runpy, sys
+from benchmarks.apart import most_resident
 path, module = sys.argv[1:3]
 del sys.argv[1:3]
-note = lambda: open(path, "w").write(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
-atexit.register(note)
+atexit.register(lambda: open(path, "w").write(str(most_resident())))
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
@@ -93,9 +92,9 @@ def measured(words: list) -> dict:
         if process.returncode:
             log.seek(0)
             raise SystemExit(f"{words} failed:\n{log.read()[-2000:].decode()}")
-        kibibytes = int(peak.read())
+        mebibytes = float(peak.read())
     cpu = usage.ru_utime + usage.ru_stime
-    return {"peak MiB": kibibytes / 1024, "CPU s": cpu, "wall s": time.perf_counter() - begun}
+    return {"peak MiB": mebibytes, "CPU s": cpu, "wall s": time.perf_counter() - begun}
 
 
 def write_corpus(folder: Path, pairs: int) -> Path:

@@ -25,13 +25,13 @@ class ScoreHistory:
         self.scores = torch.zeros(0, heads)
 
     def of(self, numbers: Tensor) -> Tensor:
-        """h of examples ``[N]``: ``[N, K]``, on their device; 0 for one that has not been seen."""
+        """h of examples ``[N]``: ``[N, K]``, on the CPU; 0 for one that has not been seen."""
         # no growing here: each worker asks for its own examples, and their histories stay the same
-        numbers, device = numbers.cpu(), numbers.device
+        numbers = numbers.cpu()
         out = torch.zeros(len(numbers), self.scores.shape[1])
         known = numbers < len(self.scores)
         out[known] = self.scores[numbers[known]]
-        return out.to(device)
+        return out
 
     def take(self, numbers: Tensor, averages: Tensor) -> None:
         """Keeps averages ``[N, K]`` of examples ``[N]``."""

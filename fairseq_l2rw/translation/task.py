@@ -408,12 +408,13 @@ class L2RWTranslationTask(TranslationTask):
         """Takes the saved state; it is restored as soon as the teacher has been built, and what the batches need at once."""
         self._saved = state
         if self.settled is not None and "settled" in state:
-            # fairseq has made the batches without knowing what stays, and gone to its place in them already
             self.settled.load_state_dict(state["settled"])
             if self._resumed is not None:
                 iterator, again, place = self._resumed
-                iterator._frozen_batches = again().frozen_batches
-                iterator.load_state_dict(place)
+                if not self.settled.staying(iterator.epoch).all():
+                    # fairseq has made the batches without knowing what stays, and gone to its place in them already
+                    iterator._frozen_batches = again().frozen_batches
+                    iterator.load_state_dict(place)
 
     def _restore(self, saved) -> None:
         """The teacher and its dev batches; where all weights have been 1 so far, any teacher may go on from there."""
