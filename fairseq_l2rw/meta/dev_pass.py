@@ -48,16 +48,17 @@ class DevPass:
         self.failure = ""
 
     def __call__(
-        self, student: Student, parameters: list[nn.Parameter], batch: Any, examine: bool = False
+        self, student: Student, parameters: list[nn.Parameter], batch: Any, examine: bool = False, keep: bool = False
     ) -> tuple[float, list[Tensor] | None, Examined | None]:
         """Loss, nats per token; gradient, detached, in single precision at least; what was seen (``examine``) of all examples.
 
-        The gradient is None where it is not finite or the batch did not fit into memory.
+        ``keep`` leaves the graph of the pass to the student. The gradient is None where it is not finite or the batch did
+        not fit into memory.
         """
         part, share, shared = self._part(student, batch)
         self.failure = ""
         while True:
-            state, gradients, examined = self._own(student, parameters, part, share, examine)
+            state, gradients, examined = self._own(student, parameters, part, share, examine, keep)
             state, *gradients = self.workers.add_up([state, *gradients])
             value, too_large = state.tolist()
             if too_large:
@@ -96,7 +97,7 @@ class DevPass:
         if self.clean == GROWTH_INTERVAL:
             self.loss_scale, self.clean = min(2 * self.loss_scale, self.largest), 0
 
-    def _own(self, student, parameters, batch, share, examine):
+    def _own(self, student, parameters, batch, share, examine, keep):
         """``([share of the loss, 1 if out of memory], gradients, what was seen)`` of this worker's part."""
         device = parameters[0].device
         gradients, examined = [None] * len(parameters), None
@@ -109,7 +110,7 @@ class DevPass:
                 else:
                     loss = student.dev_loss(batch)
                 scaled = loss * self.loss_scale if self.loss_scale != 1 else loss
-                gradients = torch.autograd.grad(scaled, parameters, allow_unused=True)
+                gradients = torch.autograd.grad(scaled, parameters, allow_unused=True, retain_graph=keep)
             state = torch.tensor([float(loss.detach()) * share, 0.0], dtype=torch.float64, device=device)
         except RuntimeError as error:
             if not out_of_memory(error):

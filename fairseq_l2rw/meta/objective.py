@@ -118,7 +118,8 @@ class Objective:
                     "--meta-subset"
                 )
                 return None
-            values[term], newest[term], examined[term] = self.dev_pass(student, parameters, data, self.examine)
+            keep = len(terms) > 1 and term == CLEAN and getattr(student, "one_pass", False)
+            values[term], newest[term], examined[term] = self.dev_pass(student, parameters, data, self.examine, keep)
             if newest[term] is None:
                 self.failure = self.dev_pass.failure
                 return None

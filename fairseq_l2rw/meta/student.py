@@ -27,7 +27,8 @@ class Student(Protocol):
     """The model that is trained, seen by the method.
 
     A student may have one method more, ``examine(batch) -> Examined``: then the teacher sees the states through probes
-    (:mod:`fairseq_l2rw.meta.probe`), and J on a dev batch is sum of ``losses`` / sum of ``n_tokens``.
+    (:mod:`fairseq_l2rw.meta.probe`), and J on a dev batch is sum of ``losses`` / sum of ``n_tokens``. Where an attribute ``one_pass`` is
+    true, the graph of the pass over a sound dev batch lives until the spoilt one has been judged, which may then share it.
 
     Attributes:
         module: the network; its parameters are theta.

@@ -28,8 +28,28 @@ class Batch:
     index: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """What a forward pass gave: logits ``[N, K]``, single precision at least, and pooled features ``[N, H]``."""
+
+    images: Tensor
+    logits: Tensor
+    features: Tensor
+
+    @property
+    def attached(self) -> bool:
+        return self.logits.requires_grad
+
+    def losses(self, labels: Tensor) -> Tensor:
+        """Nats ``[N]``."""
+        return F.cross_entropy(self.logits, labels, reduction="none")
+
+
 class ImageStudent:
     """A classifier under cross-entropy.
+
+    A spoilt dev batch has the images of the sound one, so it is judged in the same forward pass: only its backward pass is
+    left to be paid for.
 
     Args:
         module: the network.
@@ -38,21 +58,33 @@ class ImageStudent:
         forward: what the training step calls in place of ``module`` (compiled, or data parallel).
     """
 
+    one_pass = True
+
     def __init__(self, module: Classifier, dev_batchnorm: str = "running", autocast=None, forward=None):
         self.module, self.dev_batchnorm = module, dev_batchnorm
         self.autocast = autocast
         self.forward = module if forward is None else forward
-        self._seen: tuple[Tensor, Tensor] | None = None  # images of the newest pass, and logits
+        self._newest: _Pass | None = None  # over a dev batch
+        self._spoilt: tuple[Batch, _Pass] | None = None  # a batch that can be judged in a pass already made
 
     def outputs(self, batch: Batch, forward=None) -> tuple[Tensor, Tensor]:
         """Losses in nats ``[N]``, attached, and the pooled features ``[N, H]``."""
-        forward = self.forward if forward is None else forward
+        made = self._pass(batch.images, self.forward if forward is None else forward)
+        return made.losses(batch.labels), made.features
+
+    def _pass(self, images: Tensor, forward) -> _Pass:
         with self._precision():
-            logits, features = forward(batch.images)
-        if self.autocast is not None:
-            logits = logits.float()
-        self._seen = (batch.images, logits.detach())
-        return F.cross_entropy(logits, batch.labels, reduction="none"), features
+            logits, features = forward(images)
+        return _Pass(images, logits.float() if self.autocast is not None else logits, features)
+
+    def _dev_pass(self, batch: Batch) -> _Pass:
+        """Over a dev batch; of a spoilt one, once, that over the sound one where :meth:`corrupt` came right after it."""
+        spoilt, self._spoilt = self._spoilt, None
+        if spoilt is not None and spoilt[0] is batch and spoilt[1].attached >= torch.is_grad_enabled():
+            return spoilt[1]
+        with own_statistics(self.module) if self.dev_batchnorm == "batch" else nullcontext():
+            self._newest = self._pass(batch.images, self.module)
+        return self._newest
 
     def _precision(self):
         """The context of a forward pass: autocast where it is asked for.
@@ -95,32 +127,34 @@ class ImageStudent:
         return self.module.width, self.module.width, 2
 
     def examine(self, batch: Batch) -> Examined:
-        with self._dev_statistics():
-            losses, features = self.outputs(batch, self.module)
+        made = self._dev_pass(batch)
+        losses = made.losses(batch.labels)
         ones = torch.ones_like(losses.detach())
-        return Examined(losses, ones, ones, self.states(features, batch.labels))
+        return Examined(losses, ones, ones, self.states(made.features, batch.labels))
 
     def dev_loss(self, batch: Batch) -> Tensor:
-        with self._dev_statistics():
-            return self.losses(batch)[0].mean()
-
-    def _dev_statistics(self):
-        return own_statistics(self.module) if self.dev_batchnorm == "batch" else nullcontext()
+        return self._dev_pass(batch).losses(batch.labels).mean()
 
     def corrupt(self, batch: Batch, kind: str, seed: int) -> Batch | None:
         """The same images with other labels: ``mislabelled``, each other's, rotated within the batch (None for a batch of one), or
         ``confused``, drawn from what the student takes the images for, the true label left out."""
-        if kind == "confused":
-            return Batch(batch.images, self.confused(batch, seed))
         n = len(batch.labels)
-        return Batch(batch.images, batch.labels.roll(1 + seed % (n - 1))) if n > 1 else None
+        if kind == "mislabelled" and n == 1:
+            return None
+        labels = self.confused(batch, seed) if kind == "confused" else batch.labels.roll(1 + seed % (n - 1))
+        spoilt = Batch(batch.images, labels)
+        newest, self._newest = self._newest, None
+        if newest is not None and newest.images is batch.images:
+            self._spoilt = spoilt, newest
+        return spoilt
 
     def confused(self, batch: Batch, seed: int) -> Tensor:
         """Labels drawn from what the student takes the images for, the true one left out."""
-        if self._seen is None or self._seen[0] is not batch.images:  # else the dev pass has just looked at them
+        made = self._newest
+        if made is None or made.images is not batch.images:  # else the dev pass has just looked at them
             with torch.no_grad(), evaluating(self.module):
-                self.dev_loss(batch)
-        logits = self._seen[1].scatter(1, batch.labels.unsqueeze(1), float("-inf"))
+                made = self._dev_pass(batch)
+        logits = made.logits.detach().scatter(1, batch.labels.unsqueeze(1), float("-inf"))
         drawn = torch.rand(logits.shape, generator=torch.Generator().manual_seed(seed)).to(logits)
         return (logits - (-drawn.clamp(min=1e-20).log()).log()).argmax(1)
 

@@ -13,6 +13,7 @@ from fairseq_l2rw.meta import (
     functional,
 )
 from fairseq_l2rw.meta.functional import evaluating
+from fairseq_l2rw.meta.objective import Objective
 from fairseq_l2rw.vision.student import Batch, ImageStudent
 from tests.vision.harness import normed
 
@@ -204,3 +205,38 @@ def test_examined_as_the_dev_loss(batchnorm):
     with evaluating(made.module):
         other = ImageStudent(made.module, "running" if batchnorm == "batch" else "batch").examine(data)
     assert not torch.allclose(other.losses, examined.losses)  # a negative control
+
+
+@pytest.mark.parametrize("examine", [True, False])
+@pytest.mark.parametrize("mode", ["batch", "running"])
+@pytest.mark.parametrize("kind", ["mislabelled", "confused"])
+def test_a_spoilt_dev_batch_is_judged_in_the_pass_of_the_sound_one(kind, mode, examine):
+    """J = sound - alpha spoilt: the gradient of the two passes that it would otherwise take, from one."""
+    made, data, calls = student(dev_batchnorm=mode), batch(5, 3), []
+    before, parameters = statistics(made.module), list(made.module.parameters())
+    made.module.register_forward_hook(lambda *_: calls.append(1))
+    objective = Objective({kind: 0.5}, 0.0, 7, examine)
+    for _ in range(2):  # the second time the parameters are others, and so must the logits be
+        other = student(dev_batchnorm=mode)
+        other.module.load_state_dict(made.module.state_dict())
+        spoilt = other.corrupt(data, kind, 7)
+        with evaluating(other.module):
+            sound, bad = (torch.autograd.grad(other.dev_loss(part), list(other.module.parameters())) for part in (data, spoilt))
+        objective.turn, calls[:] = 0, []
+        got = objective.dev_gradient(made, parameters, data).adjoint
+        assert len(calls) == 1
+        assert all(torch.allclose(g, a - 0.5 * b, rtol=1e-10, atol=1e-14) for g, a, b in zip(got, sound, bad))
+        with torch.no_grad():
+            for p in parameters:
+                p.mul_(1.1)
+    assert same(before, statistics(made.module))
+
+
+def test_a_pass_over_a_spoilt_batch_that_is_repeated_is_made_anew():
+    made, data = student(), batch(5, 3)
+    parameters = list(made.module.parameters())
+    with evaluating(made.module):
+        torch.autograd.grad(made.dev_loss(data), parameters, retain_graph=True)
+        spoilt = made.corrupt(data, "confused", 7)
+        first, second = (torch.autograd.grad(made.dev_loss(spoilt), parameters) for _ in range(2))
+    assert all(torch.allclose(a, b, rtol=1e-10) for a, b in zip(first, second))
