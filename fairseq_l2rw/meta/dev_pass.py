@@ -52,7 +52,7 @@ class DevPass:
     ) -> tuple[float, list[Tensor] | None, Examined | None]:
         """Loss, nats per token; gradient, detached, in single precision at least; what was seen (``examine``) of all examples.
 
-        ``keep`` leaves the graph of the pass to the student. The gradient is None where it is not finite or the batch did
+        ``keep`` does not free the graph of the pass, for the student to use once more. The gradient is None where it is not finite or the batch did
         not fit into memory.
         """
         part, share, shared = self._part(student, batch)

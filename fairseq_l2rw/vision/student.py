@@ -36,10 +36,6 @@ class _Pass:
     logits: Tensor
     features: Tensor
 
-    @property
-    def attached(self) -> bool:
-        return self.logits.requires_grad
-
     def losses(self, labels: Tensor) -> Tensor:
         """Nats ``[N]``."""
         return F.cross_entropy(self.logits, labels, reduction="none")
@@ -80,7 +76,7 @@ class ImageStudent:
     def _dev_pass(self, batch: Batch) -> _Pass:
         """Over a dev batch; of a spoilt one, once, that over the sound one where :meth:`corrupt` came right after it."""
         spoilt, self._spoilt = self._spoilt, None
-        if spoilt is not None and spoilt[0] is batch and spoilt[1].attached >= torch.is_grad_enabled():
+        if spoilt is not None and spoilt[0] is batch and (spoilt[1].logits.requires_grad or not torch.is_grad_enabled()):
             return spoilt[1]
         with own_statistics(self.module) if self.dev_batchnorm == "batch" else nullcontext():
             self._newest = self._pass(batch.images, self.module)
