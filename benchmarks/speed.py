@@ -3,8 +3,9 @@
     python -m benchmarks.speed --threads 1
 
 Each contender is a training under fairseq's own trainer; the teacher is active from the first update on (what comes before
-``--meta-start`` costs as much as plain training). In a round each contender takes one block of updates; reported are the median
-and the quartiles over the rounds, and of the ratio to plain training within each round.
+``--meta-start`` costs as much as plain training). In a round each contender takes one block of updates, all taking turns update by
+update; reported are the median and the quartiles over the rounds, and of the ratio to plain training within each round. A first
+round, in which the probes have their first look at the dev set, does not count.
 """
 
 from __future__ import annotations
@@ -59,9 +60,7 @@ def main(words: list[str] | None = None) -> dict:
         wanted = contenders(arguments)
         for name, (_, options) in wanted.items():
             trainings[name] = workload.Training(data, arguments, "l2rw_translation", *options)
-        speeds = workload.interleaved(
-            {name: lambda t=training: t.words_per_second(block) for name, training in trainings.items()}, arguments.rounds
-        )
+        speeds = workload.words_per_second(trainings, block, arguments.rounds)
     plain = speeds["plain translation"]
     rows, results = [], {}
     for name, values in speeds.items():

@@ -125,15 +125,6 @@ class Training:
             self.trainer.train_step([batch])
         return int(batch["ntokens"])
 
-    def words_per_second(self, updates: int) -> float:
-        """Target tokens a second over some updates."""
-        _wait()
-        began, words = clock(), 0
-        for _ in range(updates):
-            words += self.update()
-        _wait()
-        return words / (clock() - began)
-
 
 def parameters(model) -> int:
     return sum(p.numel() for p in model.parameters())
@@ -148,6 +139,28 @@ def spread(values: list[float]) -> dict:
 def dev_tokens(arguments) -> int:
     """Size of a dev batch, ``--dev-share`` of a training batch."""
     return max(1, int(arguments.dev_share * arguments.max_tokens))
+
+
+def words_per_second(trainings: dict[str, Training], updates: int, rounds: int) -> dict[str, list[float]]:
+    """name -> target tokens a second of each round of so many updates.
+
+    The trainings take turns update by update, so that a change of the machine's load meets all of them alike. A first round does
+    not count.
+    """
+    out: dict[str, list[float]] = {name: [] for name in trainings}
+    for turn in range(rounds + 1):
+        words, spent = dict.fromkeys(trainings, 0), dict.fromkeys(trainings, 0.0)
+        for _ in range(updates):
+            for name, training in trainings.items():
+                _wait()
+                began = clock()
+                words[name] += training.update()
+                _wait()
+                spent[name] += clock() - began
+        if turn:
+            for name, speeds in out.items():
+                speeds.append(words[name] / spent[name])
+    return out
 
 
 def seconds(function) -> float:

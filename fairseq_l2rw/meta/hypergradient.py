@@ -88,8 +88,9 @@ class StepVector:
         step, vector = self.step, list(adjoint)
         if use_up:
             adjoint.clear()  # v takes its place, tensor by tensor
-        for some, diagonals in self._diagonals():
+        for some, diagonal in self._diagonals():
             own = [vector[i] for i in some]
+            diagonals = [d.view(a.shape) for d, a in zip(diagonal.split([a.numel() for a in own]), own)]
             if use_up:
                 torch._foreach_mul_(own, diagonals)
             else:
@@ -114,14 +115,13 @@ class StepVector:
             torch.zeros(shape, dtype=torch.float64, device=device)
             for shape in ((len(right), len(left)), (1, len(left)), (len(right), 1))
         )
-        for some, diagonals in self._diagonals():
-            for i, diagonal in zip(some, diagonals):
-                mine, stepped = [a[i] for a in left], [diagonal * b[i] for b in right]
-                plain += _products(stepped, mine)
-                if clipped:
-                    g = [step.gradients[i]]
-                    along_left += _products(g, mine)
-                    along_right += _products(stepped, g)
+        for some, diagonal in self._diagonals():
+            mine, stepped = [_flat(a, some) for a in left], [diagonal * _flat(b, some).to(diagonal) for b in right]
+            plain += _products(stepped, mine)
+            if clipped:
+                g = [_flat(step.gradients, some)]
+                along_left += _products(g, mine)
+                along_right += _products(stepped, g)
         if clipped:  # see `clipping`: what is at hand is the clipped gradient, f times the raw one
             plain -= along_right * along_left / (f * f * step.raw_norm * (step.raw_norm + clipping.EPSILON))
         return (f * plain).tolist()
@@ -129,16 +129,14 @@ class StepVector:
     def _factor(self) -> float:
         return 1.0 if self.step.raw_norm is None else float(clipping.factor(self.step.raw_norm, self.step.max_norm))
 
-    def _diagonals(self) -> Iterator[tuple[list[int], list[Tensor]]]:
-        """Parameters that were stepped, some at a time, and D for each of them."""
+    def _diagonals(self) -> Iterator[tuple[list[int], Tensor]]:
+        """Parameters that were stepped, some at a time, and D for their entries, one parameter after the other ``[entries]``."""
         if self.ahead:
             for i in self.moved:
-                yield [i], [self._diagonal_ahead(i)]
-            return
-        for some in self._alike():
-            parts = [self.step.gradients[i] for i in some]
-            flat = self._diagonal(some).split([g.numel() for g in parts])
-            yield some, [d.view(g.shape) for d, g in zip(flat, parts)]
+                yield [i], self._diagonal_ahead(i).flatten()
+        else:
+            for some in self._alike():
+                yield some, self._diagonal(some)
 
     def _alike(self) -> list[list[int]]:
         """Parameters that are taken together, entry by entry, because they are small and step alike: they are most of all,
@@ -157,24 +155,27 @@ class StepVector:
         return out
 
     def _diagonal(self, some: list[int]) -> Tensor:
-        """Of these parameters, one after the other: ``[entries]``."""
-        flat = lambda tensors: torch.cat([t.flatten() for t in tensors]) if len(some) > 1 else tensors[0].flatten()  # noqa: E731
         step, first = self.step, some[0]
-        h, g = step.hyper[first], flat([step.gradients[i] for i in some])
-        theta = flat([step.parameters[i] for i in some]) if self.rule.reads_parameters(h) else g
-        state = {name: flat([step.states[i][name] for i in some]) for name in step.states[first]}
-        diagonal = self.rule.reverse(h, theta, state, g, torch.ones_like(g), {})[0]
-        return diagonal.masked_fill_(g == 0, 0)  # see step_back
+        h, g = step.hyper[first], _flat(step.gradients, some)
+        theta = _flat(step.parameters, some) if self.rule.reads_parameters(h) else g
+        state = {name: _flat({i: step.states[i][name] for i in some}, some) for name in step.states[first]}
+        return torch.where(g.bool(), self.rule.diagonal(h, theta, state, g), 0)  # see step_back
 
     def _diagonal_ahead(self, i: int) -> Tensor:
         theta, g, state = self.step.parameters[i], self.step.gradients[i], self.step.states[i]
-        diagonal = self.rule.reverse(self.step.hyper[i], theta, self.rule.expected(state), g, torch.ones_like(theta), {})[0]
+        diagonal = self.rule.diagonal(self.step.hyper[i], theta, self.rule.expected(state), g)
         if not state:
             return diagonal
         never = g == 0
         for tensor in state.values():
             never &= tensor == 0
         return diagonal.masked_fill_(never, 0)
+
+
+def _flat(tensors, some: list[int]) -> Tensor:
+    """The entries of some of the tensors, one after the other ``[entries]``."""
+    own = [tensors[i].flatten() for i in some]
+    return torch.cat(own) if len(own) > 1 else own[0]
 
 
 def _products(rows: list[Tensor], columns: list[Tensor]) -> Tensor:

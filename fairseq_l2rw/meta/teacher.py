@@ -86,6 +86,10 @@ class Teacher(nn.Module):
             return standardized
         return torch.cat([standardized, self.probe(rows, head).to(standardized)], dim=1)
 
+    def scores(self, inputs: Tensor) -> Tensor:
+        """The probe's scores in rows of :meth:`inputs`, averaged with the past ones: ``[N, K]``; no column without a probe."""
+        return inputs[:, self.layout.width :]
+
     def _parts(self, inputs: Tensor, head: int) -> tuple[Tensor, Tensor]:
         """What f of a head sees, and what its g sees."""
         width = self.layout.width
@@ -100,7 +104,10 @@ class Teacher(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """w_i^k for every head, from raw rows: ``[N, K]``, each between 0 and 1."""
-        inputs = self.inputs(rows)
+        return self.weights(self.inputs(rows))
+
+    def weights(self, inputs: Tensor) -> Tensor:
+        """As :meth:`forward`, for rows of :meth:`inputs`."""
         return torch.sigmoid(torch.stack([self.logits(inputs, head) for head in range(len(self.heads))], dim=1))
 
     def logits(self, inputs: Tensor, head: int) -> Tensor:

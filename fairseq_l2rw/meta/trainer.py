@@ -175,6 +175,8 @@ class MetaTrainer(CountsSkipped):
         self._ghosts: list[Ghost] = []
         self._rows: list[Tensor] = []
         self._numbers: list[Tensor] = []
+        self._scores: list[Tensor] = []
+        self._inputs: Tensor | None = None
         self._records: list[BatchRecord] = []
         self._ignored = self._unfinished = False
         self._checked = False
@@ -262,7 +264,7 @@ class MetaTrainer(CountsSkipped):
 
     def drop_records(self) -> None:
         """The gradients of this update so far are lost, and so is what was recorded of it."""
-        self._rows, self._numbers, self._records, self._ghosts = [], [], [], []
+        self._rows, self._numbers, self._scores, self._records, self._ghosts = [], [], [], [], []
         self._watching, self._ignored = None, False
         if self.window is not None:
             self.window.drop_unfinished()
@@ -309,7 +311,8 @@ class MetaTrainer(CountsSkipped):
         if not self.started:
             return rows, torch.ones_like(losses.detach())
         with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):  # as in the teacher's own step
-            weights = self.teacher(rows).prod(dim=1)
+            self._inputs = self.teacher.inputs(rows)
+            weights = self.teacher.weights(self._inputs).prod(dim=1)
         if self.config.normalization == "batch":
             weights = guarded(weights)
         if self.config.gradient in READING:
@@ -351,15 +354,16 @@ class MetaTrainer(CountsSkipped):
             self._ghosts.append(self._watching)
             self._watching = None
         self._rows.append(features)
-        if self.history is not None:
+        inputs, self._inputs = self._inputs, None
+        if inputs is None and self.started:  # the weights came from elsewhere
+            inputs = self.teacher.inputs(features)
+        if self.history is not None and self.started:
             self._numbers.append(self.number(batch).to(features.device))
+            self._scores.append(self.teacher.scores(inputs))
         if self.observe is not None and self.started:
             self.observe(batch, weights)
         if self.recorded:
-            standardized = self.teacher.inputs(features)
-            self._records.append(
-                BatchRecord(batch, features, standardized, weights, losses.detach(), sizes, n_tokens, random_state)
-            )
+            self._records.append(BatchRecord(batch, features, inputs, weights, losses.detach(), sizes, n_tokens, random_state))
 
     def ignore(self) -> None:
         """The last micro-batch was a dummy, because this worker had run out of data.
@@ -368,7 +372,7 @@ class MetaTrainer(CountsSkipped):
         their sizes out of the denominator, and so does this.
         """
         self._ignored = True
-        for kept in (self._rows, self._numbers, self._records, self._ghosts):
+        for kept in (self._rows, self._numbers, self._scores, self._records, self._ghosts):
             del kept[-1:]
 
     # ---- around the optimizer's step ----------------------------------------
@@ -402,10 +406,11 @@ class MetaTrainer(CountsSkipped):
         # last: the teacher's gradient is taken where the weights were
         self._teach_probe()
         rows = self._gathered(self._rows, self.teacher.layout.width)
-        if self.history is not None and self.probe.turn:
-            self.history.take(self._gathered(self._numbers, dtype=torch.long), self.probe.probe(rows))
+        if self.history is not None and self.started:
+            scores = self._gathered(self._scores, len(self.config.heads))
+            self.history.take(self._gathered(self._numbers, dtype=torch.long), scores)
         self._renew_statistics(rows)
-        self._rows, self._numbers, self._records, self._ghosts = [], [], [], []
+        self._rows, self._numbers, self._scores, self._records, self._ghosts = [], [], [], [], []
         if self.due and self.config.interval >= self.config.window:  # no window to come begins within this one
             self.window.clear()
         return report

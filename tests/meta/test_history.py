@@ -37,18 +37,22 @@ def test_kept_and_given_back():
 
 
 def test_an_example_has_the_average_of_its_scores():
-    """Against the equation, written with a dictionary; the scores themselves are those of the probe without a past."""
-    trainer, past = trainer_with(DECAY), {}
-    probe, given = trainer.probe.probe, []
+    """Against the equation, written with a dictionary; the scores are those of the probe that gave the weights, without a past."""
+    trainer, past, given = trainer_with(DECAY), {}, []
     record = trainer.record
-    trainer.record = lambda batch, rows, *others: (given.append((batch, rows)), record(batch, rows, *others))
+
+    def seen(batch, rows, *others):
+        fresh = rows.clone()
+        fresh[:, -2:] = 0
+        given.append((batch, rows, trainer.probe.probe(fresh)))
+        record(batch, rows, *others)
+
+    trainer.record = seen
     for t in range(4):
         given.clear()
         run_update(trainer, BATCHES, t, 0.5, updates=t)
-        for batch, rows in given:
-            fresh = rows.clone()
-            fresh[:, -2:] = 0
-            for number, row, now in zip(WHICH[id(batch)].tolist(), rows, probe(fresh)):
+        for batch, rows, scores in given:
+            for number, row, now in zip(WHICH[id(batch)].tolist(), rows, scores):
                 before = past.get(number, torch.zeros(2))
                 assert torch.allclose(row[-2:].float(), before, rtol=1e-5, atol=1e-6), "the row has what was kept"
                 past[number] = (now if t == 0 else DECAY * before + (1 - DECAY) * now).float()

@@ -98,6 +98,23 @@ def test_reverse_is_autograd_through_step(name, steps):
         assert want[0].abs().max() > 0
 
 
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("name", ALL)
+def test_diagonal_is_what_reverse_gives_for_ones(name, steps):
+    """Also where the gradient is zero, and where it always was; nothing that it is given is changed."""
+    optimizer, parameters = make(name, steps)
+    g = gradients(1)
+    g[0][:2] = 0
+    step = recorded_step(optimizer, parameters, g)
+    for i, g in enumerate(step.gradients):
+        given = step.hyper[i], step.parameters[i], step.states[i], g
+        before = copy.deepcopy(given)
+        want = rule_for(optimizer).reverse(*given, torch.ones_like(g), {})[0]
+        assert torch.allclose(rule_for(optimizer).diagonal(*given), want, rtol=1e-12)
+        assert want.all() and torch.isfinite(want).all()
+        assert all(torch.equal(a, b) for a, b in zip((given[1], given[3], *given[2].values()), (before[1], before[3], *before[2].values())))
+
+
 @pytest.mark.parametrize("name", ["adam", "adam-decay", "adamw", "fairseq-adam", "sgd-momentum"])
 @pytest.mark.parametrize("never", [True, False])
 def test_v_is_zero_where_the_gradient_is(name, never):

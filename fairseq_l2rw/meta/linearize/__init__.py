@@ -22,6 +22,7 @@ To add an optimizer (``tests/meta/test_recipe.py`` follows this, for RMSprop):
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -69,6 +70,13 @@ class StepRule:
         first is a new tensor.
         """
         raise NotImplementedError
+
+    def diagonal(self, h: dict, theta: Tensor, state: dict[str, Tensor], g: Tensor) -> Tensor:
+        """What :meth:`reverse` gives first for an adj_theta' of ones and no other adjoint, in a new tensor.
+
+        Asked for more often than all else; a rule may know a shorter way.
+        """
+        return self.reverse(h, theta, state, g, torch.ones_like(g), {})[0]
 
     def reads_parameters(self, h: dict) -> bool:
         """Does :meth:`reverse` depend on theta? Where it does not, theta need not be copied."""

@@ -84,6 +84,14 @@ class AdamMoments(StepRule):
             before = before + h["coupled"] * adj_g
         return adj_g, before, {"exp_avg": h["beta1"] * adj_m, "exp_avg_sq": h["beta2"] * adj_s}
 
+    def diagonal(self, h, theta, state, g):
+        # as reverse, in place and without what falls away: -a / D (1 - beta1 - (1 - beta2) r q m' / (D sqrt(s')))
+        q = g + h["coupled"] * theta if h["coupled"] else g
+        root = state["exp_avg_sq"].sqrt()
+        d = (root * h["r"]).add_(h["eps"])
+        out = (q * state["exp_avg"]).div_(d).div_(root).nan_to_num_(0.0, 0.0, 0.0)  # where s' = 0 nothing passes
+        return out.mul_((h["beta2"] - 1) * h["r"]).add_(1 - h["beta1"]).div_(d).mul_(-h["a"])
+
 
 @register(torch.optim.Adam)
 class AdamRule(AdamMoments):
