@@ -56,12 +56,42 @@ def smoothed_losses(lprobs: Tensor, target: Tensor, epsilon: float, padding: int
     Returns:
         ``(losses [B], nll [B])``.
     """
-    target = target.unsqueeze(-1)
-    padded = target.eq(padding)
-    nll = (-lprobs.gather(dim=-1, index=target)).masked_fill(padded, 0.0).squeeze(-1).sum(1)
-    smooth = (-lprobs.sum(dim=-1, keepdim=True)).masked_fill(padded, 0.0).squeeze(-1).sum(1)
     each = epsilon / (lprobs.size(-1) - 1)
-    return (1.0 - epsilon - each) * nll + each * smooth, nll
+    return _SmoothedLosses.apply(lprobs, target, target.eq(padding), each, 1.0 - epsilon - each)
+
+
+class _SmoothedLosses(torch.autograd.Function):
+    """Linear in the log-probabilities, so that both derivatives are known. Autograd would make three gradients of their size
+    for it and add them up; here it is one. It is the largest tensor of a training step."""
+
+    @staticmethod
+    def forward(lprobs, target, padded, each, own):
+        nll = -lprobs.gather(-1, target.unsqueeze(-1)).squeeze(-1).masked_fill(padded, 0.0).sum(1)
+        smooth = -lprobs.sum(-1).masked_fill(padded, 0.0).sum(1)
+        return own * nll + each * smooth, nll
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        lprobs, target, padded, ctx.each, ctx.own = inputs
+        ctx.words = lprobs.size(-1)
+        ctx.save_for_backward(target, padded)
+        ctx.save_for_forward(target, padded)
+
+    @staticmethod
+    def backward(ctx, of_loss, of_nll):
+        target, padded = ctx.saved_tensors
+
+        def of_token(value):
+            return value.unsqueeze(1).expand_as(target).masked_fill(padded, 0.0).unsqueeze(-1)
+
+        any_word = of_token(-ctx.each * of_loss)
+        gradient = any_word.repeat(1, 1, ctx.words)
+        right_word = any_word + of_token(-ctx.own * of_loss - of_nll)
+        return gradient.scatter_(-1, target.unsqueeze(-1), right_word), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent, *_):
+        return _SmoothedLosses.forward(tangent, *ctx.saved_tensors, ctx.each, ctx.own)
 
 
 @register_criterion(NAME, dataclass=L2RWCrossEntropyConfig)

@@ -239,6 +239,24 @@ def test_smoothed_losses_against_fairseq_one_by_one():
         assert float(nll[i]) == pytest.approx(float(want_nll), rel=1e-12)
 
 
+def test_derivatives_of_smoothed_losses():
+    """Backward, forward mode and second derivatives, against finite differences; and the gradient is autograd's, bit by bit."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.tensor([[4, 5, 1], [6, 2, 3]])
+    given = torch.randn(2, 3, 7, dtype=torch.float64, generator=generator).requires_grad_()
+    both = lambda x: smoothed_losses(x, target, 0.1, 1)  # noqa: E731
+    assert torch.autograd.gradcheck(both, given, check_forward_ad=True)
+    bent = lambda x: smoothed_losses(x.log_softmax(-1) * x.square(), target, 0.1, 1)  # noqa: E731
+    assert torch.autograd.gradgradcheck(bent, given, check_fwd_over_rev=True)
+
+    weights = torch.rand(2, dtype=torch.float64, generator=generator)
+    (mine,) = torch.autograd.grad((weights * both(given)[0]).sum(), given)
+    each = [label_smoothed_nll_loss(given[i], target[i], 0.1, ignore_index=1)[0] for i in range(2)]
+    (theirs,) = torch.autograd.grad(sum(w * one for w, one in zip(weights, each)), given)
+    assert torch.equal(mine, theirs)
+    assert not mine[0, 2].any() and mine[1].all()
+
+
 def reduced(logs):
     with metrics.aggregate() as aggregator:
         L2RWCrossEntropyCriterion.reduce_metrics(logs)
