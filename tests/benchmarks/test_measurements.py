@@ -46,17 +46,18 @@ def test_where_the_result_goes(module, monkeypatch):
 def test_speed(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = run(speed, tmp_path / "runs" / "speed.json", "--rounds", "1", "--block", "1", "--also")
-    assert list(results) == ["plain translation", *speed.BARS]
+    assert list(results) == ["plain translation", *speed.BARS, speed.BEFORE]
     assert all(result["words_per_second"]["median"] > 0 for result in results.values())
     assert results["plain translation"]["ratio"]["median"] == 1 and "| holds |" in capsys.readouterr().out
 
 
 def test_the_bars_follow_the_defaults():
-    """The first contender has no option but the start; the others an update every step."""
+    """The first contender has no option but the start, and the last a late one; the others an update every step."""
     from types import SimpleNamespace
 
     wanted = speed.contenders(SimpleNamespace(dev_share=0.25, max_tokens=4000, exact="forward", also=[]))
     assert wanted["defaults"] == (0.8, ["--meta-start", 0])
+    assert wanted.pop(speed.BEFORE)[0] is None
     for name, (bar, options) in list(wanted.items())[1:]:
         assert bar == 0.4 and options[:6] == ["--meta-start", 0, "--meta-interval", 1, "--meta-max-tokens", 1000]
 
