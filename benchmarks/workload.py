@@ -7,6 +7,7 @@ something to learn. ``--data`` takes a binarised folder of your own instead.
 from __future__ import annotations
 
 import argparse
+import functools
 import resource
 import statistics
 import time
@@ -147,32 +148,30 @@ def words_per_second(trainings: dict[str, Training], updates: int, rounds: int) 
     The trainings take turns update by update, so that a change of the machine's load meets all of them alike. A first round does
     not count.
     """
-    out: dict[str, list[float]] = {name: [] for name in trainings}
-    for turn in range(rounds + 1):
-        words, spent = dict.fromkeys(trainings, 0), dict.fromkeys(trainings, 0.0)
-        for _ in range(updates):
-            for name, training in trainings.items():
-                _wait()
-                began = clock()
-                words[name] += training.update()
-                _wait()
-                spent[name] += clock() - began
-        if turn:
-            for name, speeds in out.items():
-                speeds.append(words[name] / spent[name])
-    return out
+    updates_of = {name: functools.partial(timed, training.update) for name, training in trainings.items()}
+    taken = interleaved(updates_of, rounds * updates, warm_up=updates)
+
+    def speed(some):
+        return sum(words for _, words in some) / sum(spent for spent, _ in some)
+
+    return {name: [speed(each[i : i + updates]) for i in range(0, len(each), updates)] for name, each in taken.items()}
+
+
+def timed(function) -> tuple:
+    """How long a call takes, and what it returns."""
+    _wait()
+    began = clock()
+    result = function()
+    _wait()
+    return clock() - began, result
 
 
 def seconds(function) -> float:
     """How long a call takes."""
-    _wait()
-    began = clock()
-    function()
-    _wait()
-    return clock() - began
+    return timed(function)[0]
 
 
-def interleaved(contenders: dict, rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+def interleaved(contenders: dict, rounds: int, warm_up: int = 1) -> dict[str, list]:
     """name -> what each call of its function returned, the contenders taking turns so that a change of the machine's load
     meets all of them; the first rounds do not count."""
     out = {name: [] for name in contenders}

@@ -96,7 +96,7 @@ class Teacher(nn.Module):
         surface, internal = self.layout.split(inputs[:, :width])
         few = surface[:, : LOSS_COLUMNS if self.see_loss else 0]
         if self.probe is not None:
-            return torch.cat([few, inputs[:, width + head : width + head + 1]], dim=1), inputs[:, :0]
+            return torch.cat([few, self.scores(inputs)[:, head : head + 1]], dim=1), inputs[:, :0]
         parts = [surface[:, LOSS_COLUMNS:]] if self.see_surface else []
         if self.see_internal:
             parts += interactions(internal)

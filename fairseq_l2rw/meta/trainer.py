@@ -172,12 +172,7 @@ class MetaTrainer(CountsSkipped):
         self._ahead: _Ahead | None = None
         self._axes: dict = {}
         self._watching: Ghost | None = None
-        self._ghosts: list[Ghost] = []
-        self._rows: list[Tensor] = []
-        self._numbers: list[Tensor] = []
-        self._scores: list[Tensor] = []
-        self._inputs: Tensor | None = None
-        self._records: list[BatchRecord] = []
+        self._begin_records()
         self._ignored = self._unfinished = False
         self._checked = False
 
@@ -264,10 +259,19 @@ class MetaTrainer(CountsSkipped):
 
     def drop_records(self) -> None:
         """The gradients of this update so far are lost, and so is what was recorded of it."""
-        self._rows, self._numbers, self._scores, self._records, self._ghosts = [], [], [], [], []
+        self._begin_records()
         self._watching, self._ignored = None, False
         if self.window is not None:
             self.window.drop_unfinished()
+
+    def _begin_records(self) -> None:
+        """An update has none yet: of the micro-batches, rows, numbers and scores of their examples, and what the teacher learns from."""
+        self._rows: list[Tensor] = []
+        self._numbers: list[Tensor] = []
+        self._scores: list[Tensor] = []
+        self._records: list[BatchRecord] = []
+        self._ghosts: list[Ghost] = []
+        self._inputs: Tensor | None = None  # of the teacher, from weigh to record
 
     def watched(self):
         """A context for the student's forward pass of a micro-batch, from the batch to the losses."""
@@ -410,7 +414,7 @@ class MetaTrainer(CountsSkipped):
             scores = self._gathered(self._scores, len(self.config.heads))
             self.history.take(self._gathered(self._numbers, dtype=torch.long), scores)
         self._renew_statistics(rows)
-        self._rows, self._numbers, self._scores, self._records, self._ghosts = [], [], [], [], []
+        self._begin_records()
         if self.due and self.config.interval >= self.config.window:  # no window to come begins within this one
             self.window.clear()
         return report

@@ -61,8 +61,8 @@ def smoothed_losses(lprobs: Tensor, target: Tensor, epsilon: float, padding: int
 
 
 class _SmoothedLosses(torch.autograd.Function):
-    """Linear in the log-probabilities, so that both derivatives are known. Autograd would make three gradients of their size
-    for it and add them up; here it is one. It is the largest tensor of a training step."""
+    """Linear in the log-probabilities, so that both derivatives are known. Autograd would make several gradients of their
+    size and add them up; here it is one. It is the largest tensor of a training step."""
 
     @staticmethod
     def forward(lprobs, target, padded, each, own):

@@ -69,10 +69,14 @@ class AdamMoments(StepRule):
         root = torch.where(positive, torch.where(positive, s, 1).sqrt(), 0)
         return h["k"] * theta - h["a"] * m / (root * h["r"] + h["eps"]), {"exp_avg": m, "exp_avg_sq": s}
 
-    def reverse(self, h, theta, state, g, adj_theta, adj_state):
+    def _of_step(self, h, theta, state, g):
+        """q, m', sqrt(s') and D; the last two are new tensors."""
         q = g + h["coupled"] * theta if h["coupled"] else g
-        m, root = state["exp_avg"], state["exp_avg_sq"].sqrt()
-        d = (root * h["r"]).add_(h["eps"])
+        root = state["exp_avg_sq"].sqrt()
+        return q, state["exp_avg"], root, (root * h["r"]).add_(h["eps"])
+
+    def reverse(self, h, theta, state, g, adj_theta, adj_state):
+        q, m, root, d = self._of_step(h, theta, state, g)
         adj_m = (adj_theta * (-h["a"])).div_(d)
         # d D / d s' = r / (2 sqrt(s')); where s' = 0, m' and q are 0 and nothing passes
         adj_s = (adj_m * m).mul_(-0.5 * h["r"]).div_(d.mul_(root)).masked_fill_(root == 0, 0)
@@ -86,10 +90,8 @@ class AdamMoments(StepRule):
 
     def diagonal(self, h, theta, state, g):
         # as reverse, in place and without what falls away: -a / D (1 - beta1 - (1 - beta2) r q m' / (D sqrt(s')))
-        q = g + h["coupled"] * theta if h["coupled"] else g
-        root = state["exp_avg_sq"].sqrt()
-        d = (root * h["r"]).add_(h["eps"])
-        out = (q * state["exp_avg"]).div_(d).div_(root).nan_to_num_(0.0, 0.0, 0.0)  # where s' = 0 nothing passes
+        q, m, root, d = self._of_step(h, theta, state, g)
+        out = (q * m).div_(d).div_(root).nan_to_num_(0.0, 0.0, 0.0)  # where s' = 0 nothing passes
         return out.mul_((h["beta2"] - 1) * h["r"]).add_(1 - h["beta1"]).div_(d).mul_(-h["a"])
 
 
