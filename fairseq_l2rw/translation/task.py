@@ -383,7 +383,7 @@ class L2RWTranslationTask(TranslationTask):
 
     def _on_device(self, batch):
         device = self.meta.parameters[0].device
-        return utils.move_to_cuda(batch, device) if device.type == "cuda" else batch
+        return utils.move_to_cuda(batch, device) if device.type != "cpu" else batch
 
     # ---- checkpoints --------------------------------------------------------
 
@@ -402,7 +402,8 @@ class L2RWTranslationTask(TranslationTask):
             state["influence_log"] = self.influence_log.state_dict()
         if self.settled is not None:
             state["settled"] = self.settled.state_dict()
-        return {type(self).__name__: state}
+        # fairseq moves what is its own; from a GPU's tensors a checkpoint could not be read on a machine without one
+        return {type(self).__name__: utils.apply_to_sample(lambda tensor: tensor.cpu(), state)}
 
     def set_checkpoint_dict(self, state):
         """Takes the saved state; it is restored as soon as the teacher has been built, and what the batches need at once."""

@@ -117,7 +117,7 @@ class Weigher:
     def _weigh_batch(self, sample) -> Tensor:
         """Of each pair: w_i, w_i^k of all heads, loss: ``[B, K + 2]``."""
         device = next(self.model.parameters()).device
-        sample = utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
+        sample = utils.move_to_cuda(sample, device) if device.type != "cpu" else sample
         source, target = sample["net_input"]["src_tokens"], sample["target"]
         with self.task.capture.states() as states:
             net_output = self.model(**sample["net_input"])
