@@ -41,7 +41,7 @@ setup(
         "zst": ["zstandard"],  # prepare reads .zst
         "recipes": ["sacremoses", "defusedxml"],  # scripts/wmt14_en_de.sh, scripts/iwslt14_de_en.sh
         "test": [
-            *("pytest", "pytest-cov", "hypothesis", "tensorboardX", "ruff", "mypy"),
+            *("pytest", "pytest-cov", "pytest-xdist", "hypothesis", "tensorboardX", "ruff", "mypy"),
             *("zstandard", "sacremoses", "defusedxml", "matplotlib", "Pillow"),  # what the extras above bring
             "higher",  # an oracle
         ],

@@ -107,7 +107,7 @@ l2rw_is_ready() {
   [[ -f "$L2RW_ENV/.fairseq_l2rw-setup" && "$(<"$L2RW_ENV/.fairseq_l2rw-setup")" == "$(l2rw_fingerprint)" ]] || return 1
   l2rw_ask "$L2RW_ROOT" <<'PY' 2>/dev/null
 import importlib.metadata, json, pathlib, sys, urllib.parse
-for name in "torch fairseq-fixed numpy sacrebleu sentencepiece babel num2words scikit-learn pytest pytest-cov ruff mypy".split():
+for name in "torch fairseq-fixed numpy sacrebleu sentencepiece babel num2words scikit-learn pytest pytest-cov pytest-xdist ruff mypy".split():
     importlib.metadata.version(name)
 ours = json.loads(importlib.metadata.distribution("fairseq_l2rw").read_text("direct_url.json"))
 place = urllib.parse.unquote(urllib.parse.urlsplit(ours["url"]).path)
