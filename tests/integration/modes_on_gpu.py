@@ -30,10 +30,6 @@ OPTIONS = [
 UPDATES = 5
 
 
-#: entries that differ from run to run
-TIMES = ("wps", "ups", "wall", "train_wall", "gb_free")
-
-
 def logged(folder: str, arguments, options: list) -> list[dict]:
     """Of each update what fairseq logs; the last one has the sizes of the parameters of student and teacher, too."""
     training = workload.Training(folder, arguments, "l2rw_translation", *OPTIONS, folder, *options)
@@ -42,7 +38,7 @@ def logged(folder: str, arguments, options: list) -> list[dict]:
     for batch in training.batches[:UPDATES]:
         with workload.metrics.aggregate():
             entry = training.trainer.train_step([batch])
-        entries.append({name: float(value) for name, value in entry.items() if name not in TIMES})
+        entries.append({name: float(value) for name, value in entry.items()})
     modules = {"student": training.model, "teacher": getattr(training.task.meta, "teacher", None)}
     for name, module in modules.items():
         if module is not None:

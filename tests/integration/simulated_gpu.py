@@ -132,18 +132,17 @@ def register() -> None:
     _Everywhere().__enter__()
 
 
-def move(module: torch.nn.Module) -> torch.nn.Module:
-    """The module's parameters and buffers on the GPU, shared ones shared."""
+def move(module: torch.nn.Module) -> None:
+    """Puts the module's parameters and buffers on the GPU; what is shared stays shared, which ``Module.to`` cannot see to here."""
     moved: dict = {}
     for part in module.modules():
         for name, p in part._parameters.items():
-            if p is not None and not isinstance(p, OnGPU):
+            if p is not None:
                 moved.setdefault(p, torch.nn.Parameter(p.detach().to(DEVICE), p.requires_grad))
                 part._parameters[name] = moved[p]
         for name, b in part._buffers.items():
             if b is not None:
                 part._buffers[name] = b.to(DEVICE)
-    return module
 
 
 def train_there() -> None:
@@ -156,7 +155,8 @@ def train_there() -> None:
     def __init__(self, *args, **kwargs):
         begin(self, *args, **kwargs)
         self.device = torch.device(DEVICE)
-        move(self._model), move(self._criterion)
+        move(self._model)
+        move(self._criterion)
 
     def _prepare_sample(self, sample, is_dummy=False):
         sample, is_dummy = prepare(self, sample, is_dummy)
