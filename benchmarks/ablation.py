@@ -49,6 +49,7 @@ GROUPS = {
     "start": {"early": "--meta-start {half}", "late": "--meta-start {later}"},
     "normalization": {"batch": "--weight-normalization batch", "tokens": "--weight-normalization tokens"},
     "momentum": {"none": "--meta-momentum 0", "0.5": "--meta-momentum 0.5", "0.95": "--meta-momentum 0.95"},
+    "scale": {"dev": "--meta-scale dev"},
     "lr": {rate: f"--teacher-lr {rate}" for rate in ("3e-4", "3e-3")},
     "replay": {"none": "--teacher-replay 0"},
     "prior": {"none": "--teacher-prior-strength 0"},

@@ -272,6 +272,7 @@ OPTIONS = [
     ("meta_window", 0, "give 1 or more"),
     ("meta_gradient", "sideways", "choose one of"),
     ("meta_params", "(", ""),
+    ("meta_scale", "both", "choose one of train, dev"),
     ("influence_log", "rows.tsv", ".gz"),
 ]
 

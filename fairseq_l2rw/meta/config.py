@@ -15,6 +15,7 @@ GRADIENTS = ("forward", "backward", "ghost", "finite-difference", "unrolled")
 #: those that read the student's own backward pass
 READING = ("backward", "ghost")
 PRECISIONS = ("full", "bfloat16")
+SCALES = ("train", "dev")
 
 
 @dataclass
@@ -28,6 +29,8 @@ class MetaConfig:
             student that can ``examine`` dev batches; else as ``direct``), or ``direct``.
         history: decay of the average of an example's scores by the probes over the times that it is seen; 0 takes the newest alone.
         momentum: decay of the averages of dev gradients over teacher updates; 0 is off.
+        scale: what an influence is measured by (``contrastive``): half the distance between the influences of sound and spoilt examples of
+            the training text, where it is the smaller one (``train``; a student that has ``subset``), or of the ``dev`` set.
         normalization: ``tokens`` (denominator sum n_i) or ``batch`` (sum w_i n_i).
         gradient: how the influence is computed.
         precision: of the products that read it from the student's backward pass: ``full`` (the student's own) or ``bfloat16``.
@@ -60,6 +63,7 @@ class MetaConfig:
     states: str = "probe"
     history: float = 0.0
     momentum: float = 0.8
+    scale: str = "train"
     normalization: str = "tokens"
     gradient: str = "forward"
     precision: str = "full"
@@ -87,6 +91,7 @@ class MetaConfig:
     def __post_init__(self):
         _choice("--meta-objective", self.objective, OBJECTIVES)
         _choice("--teacher-states", self.states, STATES)
+        _choice("--meta-scale", self.scale, SCALES)
         _choice("--weight-normalization", self.normalization, NORMALIZATIONS)
         _choice("--meta-gradient", self.gradient, GRADIENTS)
         _choice("--meta-precision", self.precision, PRECISIONS)

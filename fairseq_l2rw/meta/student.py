@@ -29,6 +29,8 @@ class Student(Protocol):
     A student may have one method more, ``examine(batch) -> Examined``: then the teacher sees the states through probes
     (:mod:`fairseq_l2rw.meta.probe`), and J on a dev batch is sum of ``losses`` / sum of ``n_tokens``. Where an attribute ``one_pass`` is
     true, the graph of the pass over a sound dev batch lives until the spoilt one has been judged, which may then share it.
+    With ``subset(batch, index)``, the examples of a training batch at ``index`` ``[M]``, in the form of a dev batch, influences can be measured by
+    the distance between sound and spoilt training examples (:mod:`fairseq_l2rw.meta.train_scale`).
 
     Attributes:
         module: the network; its parameters are theta.

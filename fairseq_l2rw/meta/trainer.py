@@ -40,6 +40,7 @@ from fairseq_l2rw.meta.records import BatchRecord, StepRecord
 from fairseq_l2rw.meta.replay import ReplayRows
 from fairseq_l2rw.meta.skipped import CountsSkipped
 from fairseq_l2rw.meta.student import Student
+from fairseq_l2rw.meta.train_scale import TrainScale
 from fairseq_l2rw.meta.weighting import guarded
 from fairseq_l2rw.meta.window import Window
 from fairseq_l2rw.meta.workers import Workers
@@ -156,6 +157,8 @@ class MetaTrainer(CountsSkipped):
         self.probe = None if self.teacher.probe is None else ProbeTrainer(self.teacher.probe, config.seed)
         dev_pass = DevPass(HALF_LOSS_SCALE if half else 1.0, self.workers)
         self.objective = Objective(contrast, config.momentum, config.seed, self.probe is not None, dev_pass)
+        on_train = contrast and config.scale == "train" and hasattr(student, "subset")
+        self.train_scale = TrainScale(len(config.heads), dev_pass, self.workers) if on_train else None
         self.history = ScoreHistory(layout.past) if self.probe is not None and layout.past else None
         if self.history is not None:
             self.probe.probe.decay = config.history
@@ -480,7 +483,7 @@ class MetaTrainer(CountsSkipped):
             )
             influences = [g * step.denominator for g, step in zip(gradients, steps)]
         else:
-            influences = self._influences(dev.adjoint, step_vector, steps)
+            influences = self._influences(dev, step_vector, steps)
             if influences is None:
                 return self._skip("--meta-gradient backward gave way to forward")
             gradients = [
@@ -488,6 +491,13 @@ class MetaTrainer(CountsSkipped):
                 for c, step in zip(influences, steps)
             ]
         return self._learn_from(dev, steps, influences, gradients)
+
+    def _take_scale(self, dev: DevGradient, step: StepRecord, vector: list[Tensor]) -> None:
+        """A turn of the train scale, with v of the newest step."""
+        if self.train_scale is not None:
+            seed = self.config.seed + self.updates
+            kind = self.config.heads[dev.head]
+            self.train_scale.take(dev.head, kind, self.student, self.through, vector, step.records, seed)
 
     def _learn_from(self, dev, steps: list[_Rows], influences, gradients) -> TeacherReport | None:
         if not all(torch.isfinite(g).all() for g in gradients):
@@ -543,6 +553,7 @@ class MetaTrainer(CountsSkipped):
         c = self._read_ghosts(ahead.vector, rows)
         if c is None:
             return self._skip("--meta-gradient ghost gave way to forward")
+        self._take_scale(ahead.dev, step, ahead.vector)
         f = 1.0 if step.raw_norm is None else clipping.factor(step.raw_norm, step.max_norm)
         if f < 1:
             c = hypergradient.without_common(c, rows.weights, rows.sizes)
@@ -602,7 +613,7 @@ class MetaTrainer(CountsSkipped):
         steps = ([getattr(r, name) for r in step.records] for step in self.window.steps)
         return torch.cat([self._gathered(own, width) for own in steps])
 
-    def _influences(self, adjoint: list[Tensor], step_vector, rows: list[_Rows]) -> list[Tensor] | None:
+    def _influences(self, dev: DevGradient, step_vector, rows: list[_Rows]) -> list[Tensor] | None:
         """c_i of all workers' rows, one ``[N]`` for each step of the window, in its order; may use the adjoint up.
 
         None where the backward pass cannot be read and the parameters of the step, for another pass, were not copied.
@@ -610,18 +621,23 @@ class MetaTrainer(CountsSkipped):
         steps = self.window.steps
         vectors: Iterable[tuple[StepRecord, list[Tensor]]]
         if len(steps) == 1:
-            vector = step_vector(adjoint, use_up=True)  # as large as the student, and the next pass needs room
+            vector = step_vector(dev.adjoint, use_up=True)  # as large as the student, and the next pass needs room
             vectors, copied = [(steps[0], vector)], self.window.copies
             c = self._read_ghosts(vector, rows[0]) if self.gradient_mode == "backward" else None
             if c is not None:
+                self._take_scale(dev, steps[0], vector)
                 return [c]
             if not copied:
                 return None
         else:
             denominators = {id(step): of.denominator for step, of in zip(steps, rows)}
             curvature = lambda step, vector: self._curvature(step, vector, denominators[id(step)])  # noqa: E731
-            vectors = hypergradient.sweep(self.rule, steps, adjoint, curvature)
-        out = [self._gathered([self._influence(step, v, record) for record in step.records]) for step, v in vectors]
+            vectors = hypergradient.sweep(self.rule, steps, dev.adjoint, curvature)
+        out: list[Tensor] = []
+        for step, v in vectors:
+            if not out:  # the newest step comes first
+                self._take_scale(dev, step, v)
+            out.append(self._gathered([self._influence(step, v, record) for record in step.records]))
         return out[::-1]
 
     def _influence(self, step: StepRecord, vector: list[Tensor], record: BatchRecord) -> Tensor:
@@ -695,7 +711,10 @@ class MetaTrainer(CountsSkipped):
         if self.config.prior_strength == 0:
             return 1.0
         if self.config.objective == "contrastive":
-            return self.objective.scale(dev, self.mean_tokens)
+            scale = self.objective.scale(dev, self.mean_tokens)
+            if scale is None or self.train_scale is None:
+                return scale
+            return self.train_scale(dev.head, scale, self.mean_tokens)
         square = float(target.square().mean())
         old = self.influence_square[dev.head]
         self.influence_square[dev.head] = square if old is None else 0.95 * old + 0.05 * square
@@ -733,6 +752,7 @@ class MetaTrainer(CountsSkipped):
             "teacher_optimizer": self.teacher_optimizer.state_dict(),
             "probe": None if self.probe is None else self.probe.state_dict(),
             "objective": self.objective.state_dict(),
+            "train_scale": None if self.train_scale is None else self.train_scale.state_dict(),
             "history": None if self.history is None else self.history.state_dict(),
             "replay": [rows.state_dict() for rows in self.replay],
             "running": self.running.state_dict(),
@@ -769,6 +789,8 @@ class MetaTrainer(CountsSkipped):
                 "--teacher-interactions, --teacher-hidden-dim, --teacher-layers, --meta-objective, --meta-contrast); give those it was trained with"
             ) from error
         self.objective.load_state_dict(state["objective"], self.through)
+        if self.train_scale is not None and state.get("train_scale"):  # older checkpoints lack it
+            self.train_scale.load_state_dict(state["train_scale"])
         self.running.load_state_dict(state["running"])
         self.influence_square, self.mean_tokens = list(state["influence_square"]), state["mean_tokens"]
         if state.get("gradient", "forward") == self.config.gradient:  # else another one was asked for since

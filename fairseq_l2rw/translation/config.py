@@ -91,6 +91,11 @@ class L2RWTranslationConfig(TranslationConfig):
     meta_momentum: float = field(
         default=0.9, metadata={"help": "averaging of the dev gradients over teacher updates; 0 is off"}
     )
+    meta_scale: str = field(
+        default="train",
+        metadata={"help": "what an influence is measured by: half the distance between influences of sound and spoilt pairs of the training "
+                          "text where it is smaller (train), or of the dev set (dev)"},
+    )  # fmt: skip
     weight_normalization: str = field(
         default="tokens", metadata={"help": f"denominator of the weighted loss: {' or '.join(NORMALIZATIONS)}"}
     )
@@ -188,6 +193,7 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
         states=cfg.teacher_states,
         history=cfg.teacher_history,
         momentum=cfg.meta_momentum,
+        scale=cfg.meta_scale,
         normalization=cfg.weight_normalization,
         gradient=cfg.meta_gradient or ("forward" if cfg.meta_window > 1 or cfg.fp16 or cfg.bf16 or cfg.amp else "backward"),
         precision=cfg.meta_precision,

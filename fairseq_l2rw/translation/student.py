@@ -55,6 +55,9 @@ class TranslationStudent:
             return None
         return sentences(batch, index), int(tokens[index].sum()) / total
 
+    def subset(self, batch, index):
+        return sentences(batch, index)
+
 
 def sentences(batch: dict, index: torch.Tensor) -> dict:
     """Some sentences of a batch; its width stays."""
@@ -64,6 +67,8 @@ def sentences(batch: dict, index: torch.Tensor) -> dict:
 
     return {
         **batch,
+        "id": rows(batch.get("id")),
+        "nsentences": len(index),
         "target": rows(batch["target"]),
         "net_input": {key: rows(value) for key, value in batch["net_input"].items()},
     }

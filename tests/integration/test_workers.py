@@ -92,11 +92,15 @@ def distance(a, b, floor=1e-6) -> float:
 
 
 def learnt(save):
-    """``(student's parameters, teacher's state, dev gradients, targets of the replayed rows)``."""
+    """``(student's parameters, teacher's state, dev gradients, targets of the replayed rows and the train scale's distances)``."""
     state = checkpoint(save / "checkpoint_last.pt")
     meta = state["extra_state"][TASK_STATE]["meta"]
     assert state["optimizer_history"][-1]["num_updates"] == UPDATES
-    return state["model"], meta["teacher"], meta["objective"]["averages"], [r["targets"] for r in meta["replay"]]
+    told = [r["targets"] for r in meta["replay"]]
+    if meta["train_scale"] is not None:
+        told.append(torch.tensor(meta["train_scale"]["means"]))
+        assert told[-1].all(), "measured for each head"
+    return state["model"], meta["teacher"], meta["objective"]["averages"], told
 
 
 def as_wholes(gradients):
@@ -130,7 +134,7 @@ def test_without_half_precision_they_are_one_to_float_tolerance(data, tmp_path, 
     one, two, package = tmp_path / "one", tmp_path / "two", changed_package(tmp_path / "patient", PATIENT)
     want = train(data, one, *options, "--update-freq", 2, user_dir=package, PYTHONPATH=str(ROOT)).progress()
     got = train_with_workers(data, two, package, *options).progress()
-    states = [(model, teacher, as_wholes(dev), targets) for model, teacher, dev, targets in (learnt(two), learnt(one))]
+    states = [(model, teacher, as_wholes(dev), told) for model, teacher, dev, told in (learnt(two), learnt(one))]
     for a, b in zip(*states):
         # with `batch`, the gradient of a head's bias is a sum that cancels: its value, some thousandths, has fewer digits
         assert distance(a, b, floor=1e-2) < 1e-4
@@ -162,7 +166,8 @@ def test_resumed_they_go_on_to_the_bit(data, tmp_path, two_workers):
 
 def test_workers_whose_rows_are_not_gathered_differ(data, tmp_path, one_worker, two_workers):  # negative control
     apart = changed_package(tmp_path / "apart", NOT_SUMMED)
-    run = train_with_workers(data, tmp_path / "save", apart, *OPTIONS)
+    # the train scale, which these few updates do not come to use, would wait for a worker that has seen no rows of its own
+    run = train_with_workers(data, tmp_path / "save", apart, *OPTIONS, "--meta-scale", "dev")
     got, want = learnt(tmp_path / "save")[1], learnt(one_worker[1])[1]
     assert distance(got, want) > 10 * distance(learnt(two_workers[1])[1], want) and distance(got, want) > 1e-2
     assert largest_metric_distance(run.progress(), one_worker[0].progress()) > 1e-2

@@ -45,7 +45,7 @@ def test_the_prior_depends_on_the_number_of_heads(options, prior):
     [
         ("meta_objective", "loss", "objective"), ("meta_momentum", 0.5, "momentum"),
         ("weight_normalization", "batch", "normalization"), ("meta_interval", 3, "interval"), ("meta_start", 0, "start"),
-        ("meta_window", 2, "window"), ("meta_params", "decoder", "params"),
+        ("meta_window", 2, "window"), ("meta_params", "decoder", "params"), ("meta_scale", "dev", "scale"),
         ("meta_gradient", "unrolled", "gradient"), ("teacher_replay", 0, "replay"), ("teacher_replay_rows", 7, "replay_rows"),
         ("teacher_prior_strength", 0.0, "prior_strength"), ("teacher_lr", 0.5, "lr"), ("seed", 9, "seed"),
         ("self_paced_share", 0.5, "paced_share"), ("self_paced_growth", 2.0, "paced_growth"),
@@ -68,6 +68,7 @@ BAD = [
     ("skip_below", -0.1, "give a weight between 0 and 1"),
     ("skip_below", 1.0, "give a weight between 0 and 1"),
     ("influence_log", "log.tsv", "give a name that ends in .gz"),
+    ("meta_scale", "both", "choose one of train, dev"),
     ("meta_params", "decoder.(", "not a regular expression"),
     ("teacher", "deeper", "choose one of"),
     ("teacher_inputs", "states", "give internal, surface or both"),
@@ -126,7 +127,7 @@ def parser():
 def test_every_option_of_ours_is_on_the_command_line_with_help():
     actions = {s: a for a in parser()._actions for s in a.option_strings}
     ours = [n for n in L2RWTranslationConfig.__dataclass_fields__ if n.startswith(OURS)]
-    assert len(ours) == 30
+    assert len(ours) == 31
     for name in ours:
         assert len(actions["--" + name.replace("_", "-")].help) > 15, name
 
