@@ -43,12 +43,16 @@ class TrainScale:
         heads: how many there are.
         dev_pass: of the dev batches; its factor of the loss holds here, too.
         workers: the data-parallel workers, each of which measures on its own batch.
+
+    Attributes:
+        parts: of each head, the scale last in force over the dev scale.
     """
 
     def __init__(self, heads: int, dev_pass: DevPass | None = None, workers: Workers | None = None):
         self.dev_pass, self.workers = dev_pass or DevPass(), workers or Workers()
         self.turns, self.counts = [0] * heads, [0] * heads
         self.means, self.squares = [0.0] * heads, [0.0] * heads
+        self.parts = [1.0] * heads
 
     def take(
         self,
@@ -114,8 +118,11 @@ class TrainScale:
         mean = self.means[head]
         variance = max(self.squares[head] - mean**2, 0.0)
         if count < FIRST or mean < STANDARD_ERRORS * (variance / (count - 1)) ** 0.5:
-            return dev_scale
-        return min(max(0.5 * mean_tokens * mean, SMALLEST * dev_scale), dev_scale)
+            part = 1.0
+        else:
+            part = min(max(0.5 * mean_tokens * mean / dev_scale, SMALLEST), 1.0)
+        self.parts[head] = part
+        return part * dev_scale
 
     def state_dict(self) -> dict:
         return {
@@ -123,8 +130,9 @@ class TrainScale:
             "counts": list(self.counts),
             "means": list(self.means),
             "squares": list(self.squares),
+            "parts": list(self.parts),
         }
 
     def load_state_dict(self, state: dict) -> None:
         self.turns, self.counts = list(state["turns"]), list(state["counts"])
-        self.means, self.squares = list(state["means"]), list(state["squares"])
+        self.means, self.squares, self.parts = (list(state[name]) for name in ("means", "squares", "parts"))

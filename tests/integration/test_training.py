@@ -54,6 +54,9 @@ def test_metrics_in_json(deep):
     assert max(entry["teacher_gnorm"] for entry in after) > 0
     assert max(entry["w_std"] for entry in after) > 0, "all pairs have the same weight to the end"
     assert after[0]["w_mean"] != after[-1]["w_mean"]
+    scales = {name: value for entry in after for name, value in entry.items() if name.startswith("scale_")}
+    assert scales.keys() == {f"scale_{kind}" for kind in ("misaligned", "untranslated", "misordered", "truncated")}
+    assert all(0 < value <= 1 for value in scales.values())
 
 
 def test_validation_has_weight_one(deep):

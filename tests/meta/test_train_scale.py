@@ -261,3 +261,6 @@ def test_the_scale_in_force_is_what_the_teacher_learns_from(monkeypatch):
     trainer.train_scale.means[0], trainer.train_scale.squares[0] = 0.2 * whole / trainer.mean_tokens, 0.0
     trainer.train_scale.counts[0] = FIRST
     assert trainer._influence_scale(dev, target) == pytest.approx(0.1 * whole)
+    assert trainer.train_scale.parts == [pytest.approx(0.1), trainer.train_scale.parts[1]] == trainer.state_dict()["train_scale"]["parts"]
+    report = run_update(trainer, [toy_batch(6, 1)], 0, 0.5, updates=20)[0]
+    assert report.scale == trainer.train_scale.parts[trainer.config.heads.index(report.head)]
