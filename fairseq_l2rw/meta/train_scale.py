@@ -91,6 +91,7 @@ class TrainScale:
         """
         weights = record.weights
         chosen = weights.topk(min(len(weights), max(FEWEST, round(PART * len(weights))))).indices
+        chosen = chosen.sort().values  # batches may have to be in order of length
         sound = student.subset(record.batch, chosen)
         alone = DevPass(self.dev_pass.loss_scale)  # the other workers have examples of their own
         slopes = []

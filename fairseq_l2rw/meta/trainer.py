@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Iterable
 
 import torch
@@ -68,7 +68,7 @@ class TeacherReport:
         shares: w_i c_i / W ``[N]``, nats per token: to first order, what the example's part in the student's step did
             to J; they sum to the predicted change of J.
         ids: what ``identify`` calls the examples ``[N]``; None without it.
-        scale: what influences were measured by, over the dev scale; None where that is what they are measured by.
+        scales: head -> what influences are measured by, over the dev scale; empty where that is what they are measured by.
     """
 
     head: str
@@ -79,7 +79,7 @@ class TeacherReport:
     weights: Tensor
     shares: Tensor
     ids: Tensor | None
-    scale: float | None = None
+    scales: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -521,7 +521,7 @@ class MetaTrainer(CountsSkipped):
         return TeacherReport(
             self.config.heads[dev.head], dev.value, gradient_norm, torch.cat(influences), gradient,
             weights=torch.cat([step.weights for step in steps]), shares=torch.cat(parts), ids=self._ids(),
-            scale=None if self.train_scale is None else self.train_scale.parts[dev.head],
+            scales={} if self.train_scale is None else dict(zip(self.config.heads, self.train_scale.parts)),
         )  # fmt: skip
 
     def _ids(self) -> Tensor | None:

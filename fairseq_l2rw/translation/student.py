@@ -53,17 +53,21 @@ class TranslationStudent:
         total = int(tokens.sum())
         if len(tokens) < count or total == 0:
             return None
-        return sentences(batch, index), int(tokens[index].sum()) / total
+        return self.subset(batch, index), int(tokens[index].sum()) / total
 
     def subset(self, batch, index):
-        return sentences(batch, index)
+        return sentences(batch, index, self.vocabulary.pad)
 
 
-def sentences(batch: dict, index: torch.Tensor) -> dict:
-    """Some sentences of a batch; its width stays."""
+def sentences(batch: dict, index: torch.Tensor, pad: int) -> dict:
+    """Some sentences of a batch, in the order of `index`, without the columns that only others filled."""
 
     def rows(value):
-        return value.index_select(0, index) if torch.is_tensor(value) else value
+        if not torch.is_tensor(value):
+            return value
+        value = value.index_select(0, index)
+        # fairseq's lstm needs a batch that is as wide as its longest sentence
+        return value[:, value.ne(pad).any(0)] if value.dim() == 2 else value
 
     return {
         **batch,

@@ -374,8 +374,8 @@ class L2RWTranslationTask(TranslationTask):
             if report.meta_loss is not None:
                 metrics.log_scalar("meta_loss", report.meta_loss / math.log(2), priority=300, round=3)
             metrics.log_scalar("teacher_gnorm", report.gradient_norm, priority=301, round=4)
-            if report.scale is not None:
-                metrics.log_scalar(f"scale_{report.head}", report.scale, priority=303, round=2)
+            for kind, scale in report.scales.items():
+                metrics.log_scalar(f"scale_{kind}", scale, priority=303, round=2)
             if self.influence_log is not None:
                 columns = (report.ids, report.weights, report.influence, report.shares)
                 self.influence_log.write(self.meta.updates + 1, report.head, *(column.tolist() for column in columns))

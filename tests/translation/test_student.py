@@ -48,6 +48,22 @@ def test_examine(arch):
     assert [block.shape[0] for block in seen.internal] == [4, 4] and not any(b.requires_grad for b in seen.internal)
 
 
+@pytest.mark.parametrize("arch", ["transformer", "lstm"])
+@pytest.mark.parametrize("index", [[0, 3], [1, 2, 3], [2]])
+def test_a_part_of_a_batch_has_the_losses_of_its_sentences(arch, index):
+    """Also of students that need a batch as wide as its longest sentence."""
+    student, sample = translation_student(arch, double=False), batch()
+    part = student.subset(sample, torch.tensor(index))
+    with torch.no_grad(), evaluating(student.module):
+        whole, n_tokens = student.losses(sample)
+        losses, own = student.losses(part)
+    assert torch.allclose(losses, whole[index], rtol=1e-5) and torch.equal(own, n_tokens[index])
+    assert part["id"].tolist() == sample["id"][index].tolist() and part["nsentences"] == len(index)
+    assert part["target"].shape[1] == max(own) and part["net_input"]["src_tokens"].shape[1] == part["net_input"]["src_lengths"].max()
+    spoilt = student.corrupt(part, "misordered", 1)
+    assert set(spoilt["id"].tolist()) <= set(part["id"].tolist())
+
+
 def test_dev_loss_of_a_spoilt_batch_is_higher_once_something_is_learnt():
     """And not before: the negative control."""
     student, sample = translation_student(double=False, dropout=0.0, label_smoothing=0.0), batch()
