@@ -14,6 +14,7 @@ then influences of training examples do not tell this kind of noise, and a small
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ class TrainScale:
             distance, tokens = self._own(kind, student, parameters, vector, record, seed)
             sums += sums.new_tensor([distance * tokens, tokens])
         total, tokens = self.workers.add_up([sums])[0].tolist()
-        if tokens:
+        if tokens and math.isfinite(total):
             self._average(head, total / tokens)
 
     def _own(self, kind, student, parameters, vector, record, seed) -> tuple[float, float]:

@@ -127,11 +127,11 @@ def test_examples_that_cannot_be_spoilt_count_for_nothing():
     scale, record = TrainScale(1), record_of(toy_batch(9, 2), weights_of(9))
     take(scale, student, vector_of(student), [record], kind="impossible")
     take(scale, student, vector_of(student), [])
-    broken = [torch.full_like(p, float("nan")) for p in student.module.parameters()]
+    take(scale, student, [torch.full_like(p, float("nan")) for p in student.module.parameters()], [record])
     with torch.no_grad():
         for p in student.module.parameters():
             p.fill_(float("nan"))
-    take(scale, student, broken, [record])
+    take(scale, student, vector_of(student), [record])
     assert scale.counts == [0] and scale(0, 2.0, 10.0) == 2.0
 
 
