@@ -5,7 +5,8 @@
 Each contender is a training under fairseq's own trainer; the teacher is active from the first update on, but for one that shows
 what the updates before ``--meta-start`` cost. In a round each contender takes one block of updates, all taking turns update by
 update; reported are the median and the quartiles over the rounds, and of the ratio to plain training within each round. A first
-round, in which the probes have their first look at the dev set, does not count.
+round, in which the probes have their first look at the dev set, does not count, nor do the first updates of each teacher, whose every
+turn measures the train scale (--settle 0 to see what these cost).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 
 from benchmarks import workload
 from benchmarks.record import table, write_json
+from fairseq_l2rw.meta.train_scale import FIRST
 from fairseq_l2rw.translation.config import L2RWTranslationConfig
 
 #: contender -> (bar, options beside the defaults)
@@ -48,6 +50,7 @@ def main(words: list[str] | None = None) -> dict:
     workload.add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=7, help="blocks of each contender that count")
     parser.add_argument("--block", type=int, help="updates of a block (default: twice the default --meta-interval, at least 4)")
+    parser.add_argument("--settle", type=int, default=FIRST, metavar="TURNS", help="turns of each head before the first round")
     parser.add_argument("--exact", default="backward", choices=["forward", "backward"], help="the exact mode of the second bar")
     parser.add_argument("--also", nargs="*", default=["backward", "ghost"], help="further modes with the default objective, without a bar")
     arguments = parser.parse_args(words)
@@ -62,7 +65,11 @@ def main(words: list[str] | None = None) -> dict:
         trainings = {"plain translation": workload.Training(data, arguments, "translation")}
         wanted = contenders(arguments)
         for name, (_, options) in wanted.items():
-            trainings[name] = workload.Training(data, arguments, "l2rw_translation", *options)
+            trainings[name] = training = workload.Training(data, arguments, "l2rw_translation", *options)
+            meta = training.task.meta
+            if meta.train_scale is not None and name != BEFORE:
+                for _ in range(arguments.settle * len(meta.config.heads) * meta.config.interval):
+                    training.update()
         speeds = workload.words_per_second(trainings, block, arguments.rounds)
     plain = speeds["plain translation"]
     rows, results = [], {}

@@ -45,7 +45,7 @@ def test_where_the_result_goes(module, monkeypatch):
 
 def test_speed(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    results = run(speed, tmp_path / "runs" / "speed.json", "--rounds", "1", "--block", "1", "--also")
+    results = run(speed, tmp_path / "runs" / "speed.json", "--rounds", "1", "--block", "1", "--settle", "1", "--also")
     assert list(results) == ["plain translation", *speed.BARS, speed.BEFORE]
     assert all(result["words_per_second"]["median"] > 0 for result in results.values())
     assert results["plain translation"]["ratio"]["median"] == 1 and "| holds |" in capsys.readouterr().out
