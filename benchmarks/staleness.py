@@ -62,14 +62,14 @@ class Watcher:
         self.ghosts = [self.watching]  # one micro-batch an update
         self._record(batch, features, weights, losses, *rest)
 
-    def _read(self, adjoint, step_vector, rows):
+    def _read(self, dev, step_vector, rows):
         step, (ghost,), rule = self.meta.window.steps[-1], self.ghosts, self.meta.rule
         # no name of it outlives this call: what the optimizer changes in place is copied
         frozen = replace(
             step, records=[], gradients=[None if g is None else g.clone() for g in step.gradients],
             states=[{n: t.clone() for n, t in state.items()} for state in step.states],
         )  # fmt: skip
-        exact = ghost.influence(step_vector(adjoint)).clone()
+        exact = ghost.influence(step_vector(dev.adjoint)).clone()
         if self.before is not None:
             older, earlier = self.before
             clipped = step.raw_norm is not None and clipping.factor(step.raw_norm, step.max_norm) < 1
@@ -90,7 +90,7 @@ class Watcher:
             }  # fmt: skip
             for name, c in readings.items():
                 self.rows.append({"reading": name, **compared(c, exact)})
-        self.before = [a.clone() for a in adjoint], frozen
+        self.before = [a.clone() for a in dev.adjoint], frozen
         self.ghosts = []
         return [exact]
 
