@@ -34,7 +34,12 @@ def most_resident() -> float:
     By Linux's own count (VmHWM): what getrusage says begins, in a new program, with the peak of the process that started it.
     """
     try:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) / 1024
+        return of_status("VmHWM")
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+
+
+def of_status(field: str) -> float:
+    """MiB that Linux names so in the process's status."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(f"{field}:")) / 1024

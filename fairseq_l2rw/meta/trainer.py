@@ -159,7 +159,8 @@ class MetaTrainer(CountsSkipped):
         self.probe = None if self.teacher.probe is None else ProbeTrainer(self.teacher.probe, config.seed)
         dev_pass = DevPass(HALF_LOSS_SCALE if half else 1.0, self.workers)
         self.objective = Objective(contrast, config.momentum, config.seed, self.probe is not None, dev_pass)
-        on_train = contrast and config.scale == "train" and hasattr(student, "subset")
+        # without a prior there is nothing that influences are measured by
+        on_train = contrast and config.prior_strength and config.scale == "train" and hasattr(student, "subset")
         self.train_scale = TrainScale(len(config.heads), dev_pass, self.workers) if on_train else None
         self.history = ScoreHistory(layout.past) if self.probe is not None and layout.past else None
         if self.history is not None:

@@ -56,23 +56,19 @@ class TranslationStudent:
         return self.subset(batch, index), int(tokens[index].sum()) / total
 
     def subset(self, batch, index):
-        return sentences(batch, index, self.vocabulary.pad)
+        """Some sentences, in the order of `index`, without the columns that only others filled."""
 
+        def rows(value):
+            if not torch.is_tensor(value):
+                return value
+            value = value.index_select(0, index)
+            # fairseq's lstm needs a batch that is as wide as its longest sentence
+            return value[:, value.ne(self.vocabulary.pad).any(0)] if value.dim() == 2 else value
 
-def sentences(batch: dict, index: torch.Tensor, pad: int) -> dict:
-    """Some sentences of a batch, in the order of `index`, without the columns that only others filled."""
-
-    def rows(value):
-        if not torch.is_tensor(value):
-            return value
-        value = value.index_select(0, index)
-        # fairseq's lstm needs a batch that is as wide as its longest sentence
-        return value[:, value.ne(pad).any(0)] if value.dim() == 2 else value
-
-    return {
-        **batch,
-        "id": rows(batch.get("id")),
-        "nsentences": len(index),
-        "target": rows(batch["target"]),
-        "net_input": {key: rows(value) for key, value in batch["net_input"].items()},
-    }
+        return {
+            **batch,
+            "id": rows(batch.get("id")),
+            "nsentences": len(index),
+            "target": rows(batch["target"]),
+            "net_input": {key: rows(value) for key, value in batch["net_input"].items()},
+        }
