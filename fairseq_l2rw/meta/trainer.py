@@ -679,11 +679,14 @@ class MetaTrainer(CountsSkipped):
         if self._checked:
             return
         self._checked = True
-        if not torch.allclose(losses.float(), record.losses.float(), rtol=1e-2, atol=1e-3):
+        made = record.losses.float()
+        # in the mean: single losses of a step in half precision may be several per cent away
+        apart = float((losses.float() - made).abs().mean())
+        if apart > 1e-2 * float(made.abs().mean()) + 1e-3:
             logger.warning(
-                "the influence pass does not repeat the student's step (losses differ by up to %.3g): "
+                "the influence pass does not repeat the student's step (losses differ by %.3g in the mean): "
                 "the student draws random numbers outside torch's generator; influences are noisy",
-                float((losses - record.losses).abs().max()),
+                apart,
             )
 
     # ---- the teacher's step -------------------------------------------------

@@ -68,6 +68,10 @@ class ImageStudent:
         made = self._pass(batch.images, self.forward if forward is None else forward)
         return made.losses(batch.labels), made.features
 
+    def logits(self, images: Tensor) -> Tensor:
+        """``[N, K]``, as the training computes them (with autocast, float32 then), in whatever mode the module is."""
+        return self._pass(images, self.module).logits
+
     def _pass(self, images: Tensor, forward) -> _Pass:
         with self._precision():
             logits, features = forward(images)

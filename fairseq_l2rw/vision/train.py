@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import RandomState
+from fairseq_l2rw.meta.functional import evaluating
 from fairseq_l2rw.meta.weighting import effective_sample_size
 from fairseq_l2rw.vision import checkpoint, methods, models, workers
 from fairseq_l2rw.vision.augment import crop_and_flip
@@ -233,14 +234,12 @@ class Training:
 
     @torch.no_grad()
     def accuracy(self, images: ImageSet) -> float:
-        """Part of the images whose highest logit is their true class."""
-        module = self.student.module
-        module.eval()
-        right = 0
-        for pixels, truth in zip(images.images.split(500), images.truth.split(500)):
-            logits, _ = module(self.parts.pixels(pixels).contiguous(memory_format=LAYOUT))
-            right += int((logits.argmax(1).cpu() == truth).sum())
-        module.train()
+        """Part of the images whose highest logit, in the precision of the training, is their true class."""
+        size, right = self.config.batch_size, 0
+        with evaluating(self.student.module):
+            for pixels, truth in zip(images.images.split(size), images.truth.split(size)):
+                logits = self.student.logits(self.parts.pixels(pixels).contiguous(memory_format=LAYOUT))
+                right += int((logits.argmax(1).cpu() == truth).sum())
         return right / len(images)
 
     def state_dict(self) -> dict:

@@ -177,12 +177,22 @@ def test_meta_batches_go_round():
     assert all(torch.equal(run.meta_batch().images.flatten(1), one) for one in seen), "the next ones within an update"
 
 
-def test_half_precision():
-    for amp in ("bf16", "fp16"):
-        run = training(teacher="deep", amp=amp, schedule="2", model="normed")
-        figures = [run.train_epoch() for _ in range(2)][-1]
-        assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in run.student.module.parameters())
-        assert figures["teacher_updates"] > 0 and 0 < figures["w_mean"] < 1
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_half_precision(amp, caplog):
+    run = training(teacher="deep", amp=amp, schedule="2", model="normed")
+    figures = [run.train_epoch() for _ in range(2)][-1]
+    assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in run.student.module.parameters())
+    assert figures["teacher_updates"] > 0 and 0 < figures["w_mean"] < 1
+    assert "does not repeat" not in caplog.text, "rounding taken for another step"
+
+
+@pytest.mark.parametrize("amp, dtype", [("none", torch.float32), ("bf16", torch.bfloat16)])
+def test_accuracy_is_measured_in_the_precision_of_the_training(amp, dtype):
+    run = training(teacher="uniform", amp=amp)
+    seen = set()
+    run.student.module.head.register_forward_hook(lambda module, given, logits: seen.add((logits.dtype, module.training)))
+    run.accuracy(run.parts.test)
+    assert seen == {(dtype, False)} and run.student.module.training
 
 
 def test_an_overflow_leaves_the_step_and_the_teacher_update_out():
