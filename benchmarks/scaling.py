@@ -3,7 +3,8 @@
     python -m benchmarks.scaling --threads 1
 
 One quantity is changed at a time. A row gives the seconds of a plain update, of an update with a teacher update, and their ratio,
-medians of turns taken; and the peak memory of either, in use, in a process of its own (as ``benchmarks.memory`` counts it).
+medians of turns taken, each long enough for every head's train scale to be measured once (the first turns of each head, in which
+it is measured every time, do not count); and the peak memory of either, in use, in a process of its own (as ``benchmarks.memory`` counts it).
 Workers are processes on this machine (gloo), so their figures say what the exchange costs, not what they gain; the memory is one's.
 """
 
@@ -21,6 +22,7 @@ import tempfile
 from benchmarks import memory, workload
 from benchmarks.apart import measured_apart
 from benchmarks.record import ROOT, table, write_json
+from fairseq_l2rw.meta.train_scale import INTERVAL
 
 
 def teacher_options(arguments, window: int) -> list:
@@ -35,11 +37,16 @@ def measured(arguments, data: str, window: int = 1, distributed: list = ()) -> d
     plain = workload.Training(data, arguments, "translation", *distributed)
     taught = workload.Training(data, arguments, "l2rw_translation", *teacher_options(arguments, window), *distributed)
 
-    def updates(training):
-        return lambda: workload.seconds(lambda: [training.update() for _ in range(window)]) / window
+    plain.update()
+    plain.updates = 0
+    workload.settle(taught)
+    # in a round each head measures the train scale once
+    count = INTERVAL * len(taught.task.meta.config.heads) * window
 
-    # the trainings take the same batches; in the first round the averages are begun
-    times = workload.interleaved({"plain": updates(plain), "taught": updates(taught)}, arguments.rounds)
+    def updates(training):
+        return lambda: workload.seconds(lambda: [training.update() for _ in range(count)]) / count
+
+    times = workload.interleaved({"plain": updates(plain), "taught": updates(taught)}, arguments.rounds, warm_up=0)
     return {
         "plain": workload.spread(times["plain"]), "taught": workload.spread(times["taught"]),
         "ratio": workload.median(t / p for t, p in zip(times["taught"], times["plain"])),
@@ -90,7 +97,7 @@ def main(words: list[str] | None = None) -> dict:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     workload.add_arguments(parser)
     parser.add_argument("--gradient", default="backward", help="--meta-gradient (windows above 1: forward)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns that count")
+    parser.add_argument("--rounds", type=int, default=2, help="turns that count")
     parser.add_argument("--tokens", type=int, nargs="*", default=[500, 1000, 2000, 4000], help="tokens per batch to try")
     parser.add_argument("--widths", type=int, nargs="*", default=[64, 128, 256], help="widths to try")
     parser.add_argument("--windows", type=int, nargs="*", default=[1, 2, 4], help="--meta-window to try")

@@ -66,10 +66,8 @@ def main(words: list[str] | None = None) -> dict:
         wanted = contenders(arguments)
         for name, (_, options) in wanted.items():
             trainings[name] = training = workload.Training(data, arguments, "l2rw_translation", *options)
-            meta = training.task.meta
-            if meta.train_scale is not None and name != BEFORE:
-                for _ in range(arguments.settle * len(meta.config.heads) * meta.config.interval):
-                    training.update()
+            if name != BEFORE:
+                workload.settle(training, arguments.settle)
         speeds = workload.words_per_second(trainings, block, arguments.rounds)
     plain = speeds["plain translation"]
     rows, results = [], {}

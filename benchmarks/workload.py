@@ -25,6 +25,7 @@ from fairseq.trainer import Trainer
 
 import fairseq_l2rw.translation  # noqa: F401  (registers the task)
 from benchmarks.apart import most_resident
+from fairseq_l2rw.meta.train_scale import FIRST
 
 SOURCE, TARGET = "de", "en"
 clock = time.perf_counter
@@ -169,6 +170,16 @@ def timed(function) -> tuple:
 def seconds(function) -> float:
     """How long a call takes."""
     return timed(function)[0]
+
+
+def settle(training: Training, turns: int = FIRST) -> None:
+    """Updates before the first that counts: so many turns of each head, each of which measures the train scale; then the batches
+    begin anew."""
+    meta = training.task.meta
+    if meta.train_scale is not None:
+        for _ in range(turns * len(meta.config.heads) * meta.config.interval):
+            training.update()
+    training.updates = 0
 
 
 def interleaved(contenders: dict, rounds: int, warm_up: int = 1) -> dict[str, list]:
