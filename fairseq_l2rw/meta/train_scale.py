@@ -90,18 +90,22 @@ class TrainScale:
 
         None of them where one of the gradients cannot be had.
         """
-        weights = record.weights
+        batch, weights, n_tokens = record.batch, record.weights, record.n_tokens
+        if hasattr(student, "whole"):
+            batch, weights, n_tokens = student.whole(batch), self.workers.gather(weights), self.workers.gather(n_tokens)
         chosen = weights.topk(min(len(weights), max(FEWEST, round(PART * len(weights))))).indices
         chosen = chosen.sort().values  # batches may have to be in order of length
-        sound = student.subset(record.batch, chosen)
+        sound = student.subset(batch, chosen)
         alone = DevPass(self.dev_pass.loss_scale)  # the other workers have examples of their own
-        slopes = []
-        for batch in (sound, student.corrupt(sound, kind, seed)):
-            gradient = None if batch is None else alone(student, parameters, batch)[1]
-            if gradient is None:
-                return 0.0, 0.0
-            slopes.append(clipping.dot(gradient, vector))
-        return slopes[1] - slopes[0], float(record.n_tokens[chosen].sum())
+
+        def slope(batch, keep=False):
+            gradient = None if batch is None else alone(student, parameters, batch, keep=keep)[1]
+            return math.nan if gradient is None else clipping.dot(gradient, vector)
+
+        first = slope(sound, getattr(student, "one_pass", False))
+        # spoilt only now: that pass may have shown what with
+        distance = slope(student.corrupt(sound, kind, seed)) - first
+        return (distance, float(n_tokens[chosen].sum())) if math.isfinite(distance) else (0.0, 0.0)
 
     def _average(self, head: int, distance: float) -> None:
         self.counts[head] += 1

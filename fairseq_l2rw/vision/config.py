@@ -69,6 +69,7 @@ class VisionConfig:
     meta_objective: str = _option("contrastive", "contrastive, or loss (the paper's)", choices=("contrastive", "loss"))
     meta_contrast: str = _option("confused:0.5", "KIND:ALPHA,...; kinds: mislabelled (labels rotated within the batch), confused (labels drawn from what the student takes the images for)", metavar="K:A")
     meta_momentum: float = _option(0.8, "averaging of dev gradients over teacher updates; 0: off", metavar="M")
+    meta_scale: str = _option("train", "contrastive: what influences are measured by, the distance between sound and mislabelled trusted images (dev), or training images where that is smaller (train)", choices=("dev", "train"))
     weight_normalization: str = _option("tokens", "denominator of the loss: tokens (images) or batch (sum of weights)", choices=("tokens", "batch"))
     meta_batch_size: int = _option(100, "images in a dev batch", metavar="N")
     meta_batchnorm: str = _option("running", "BatchNorm's statistics on a dev batch: its own (batch) or the running ones", choices=("batch", "running"))

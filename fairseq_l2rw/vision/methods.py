@@ -101,6 +101,7 @@ class Core(Method):
             states=config.teacher_states,
             history=config.teacher_history,
             momentum=config.meta_momentum,
+            scale=config.meta_scale,
             normalization=config.weight_normalization,
             gradient=config.meta_gradient,
             interval=config.meta_interval,
@@ -154,7 +155,8 @@ class Core(Method):
         report = self.core.after_step(meta)
         if report is None or report.meta_loss is None:
             return {}
-        return {"meta_loss": report.meta_loss, "teacher_gnorm": report.gradient_norm}
+        scales = {f"scale_{kind}": scale for kind, scale in report.scales.items()}
+        return {"meta_loss": report.meta_loss, "teacher_gnorm": report.gradient_norm, **scales}
 
     @property
     def skipped(self):

@@ -20,6 +20,8 @@
     ``{"clean": [...], "wrong": [...]}``: counts of the weights in 20 bins from 0 to 1 (larger ones are in the last), by whether the label is right;
 ``meta_loss``, ``teacher_gnorm``
     mean over the epoch's teacher updates of the dev loss (nats) and of the norm of the teacher's gradient; ``teacher_updates`` is their number;
+``scale_KIND``
+    mean over them of what the influences of that head are measured by, over the dev scale (``--meta-scale``);
 ``meta_skipped``
     teacher updates so far that came to nothing (a dev loss or an influence that is no number); missing where the teacher is none of the core.
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fairseq_l2rw.meta.functional import evaluating, untracked
 from fairseq_l2rw.meta.student import Examined
+from fairseq_l2rw.vision import workers
 from fairseq_l2rw.vision.models import Classifier, batch_norms
 
 #: what ``--meta-contrast`` may name
@@ -147,6 +148,14 @@ class ImageStudent:
         if newest is not None and newest.images is batch.images:
             self._spoilt = spoilt, newest
         return spoilt
+
+    def whole(self, batch: Batch) -> Batch:
+        """The training batch of all workers."""
+        return Batch(workers.gather(batch.images), workers.gather(batch.labels))
+
+    def subset(self, batch: Batch, index: Tensor) -> Batch:
+        """Some of the images."""
+        return Batch(batch.images[index], batch.labels[index])
 
     def confused(self, batch: Batch, seed: int) -> Tensor:
         """Labels drawn from what the student takes the images for, the true one left out."""

@@ -14,6 +14,8 @@ from fairseq_l2rw.meta import (
 )
 from fairseq_l2rw.meta.functional import evaluating
 from fairseq_l2rw.meta.objective import Objective
+from fairseq_l2rw.meta.records import BatchRecord
+from fairseq_l2rw.meta.train_scale import TrainScale
 from fairseq_l2rw.vision.student import Batch, ImageStudent
 from tests.vision.harness import normed
 
@@ -240,3 +242,32 @@ def test_a_pass_over_a_spoilt_batch_that_is_repeated_is_made_anew():
         spoilt = made.corrupt(data, "confused", 7)
         first, second = (torch.autograd.grad(made.dev_loss(spoilt), parameters) for _ in range(2))
     assert all(torch.allclose(a, b, rtol=1e-10) for a, b in zip(first, second))
+
+
+@pytest.mark.parametrize("mode", ["batch", "running"])
+@pytest.mark.parametrize("kind", ["mislabelled", "confused"])
+def test_the_train_scale_is_the_distance_of_training_losses_along_v(kind, mode):
+    """By hand: central differences of the losses of the images that weigh most, under their own and under spoilt labels."""
+    made, data, step = student(dev_batchnorm=mode), batch(40, 60), 1e-6
+    weights = torch.linspace(0, 1, 40, dtype=torch.float64)[torch.randperm(40, generator=torch.Generator().manual_seed(1))]
+    parameters = list(made.module.parameters())
+    vector = [torch.randn(p.shape, generator=torch.Generator().manual_seed(2), dtype=p.dtype) for p in parameters]
+    chosen = (-weights).argsort()[:16].sort().values
+    sound = Batch(data.images[chosen], data.labels[chosen])
+    spoilt = Batch(sound.images, made.corrupt(sound, kind, 5).labels)  # one that is judged in a pass of its own
+    values = []
+    for size in (step, -2 * step, step):
+        with torch.no_grad():
+            for p, v in zip(parameters, vector):
+                p.add_(v, alpha=size)
+            with evaluating(made.module):
+                values.append(float(made.dev_loss(spoilt) - made.dev_loss(sound)))
+    want = (values[0] - values[1]) / (2 * step)
+    assert abs(want) > 1e-2
+
+    before, scale, ones = statistics(made.module), TrainScale(1), torch.ones(40, dtype=torch.float64)
+    rows = torch.zeros(40, 0)
+    record = BatchRecord(data, rows, rows, weights, ones, ones, ones, RandomState.capture())
+    scale.take(0, kind, made, parameters, vector, [record], seed=5)
+    assert scale.means == [pytest.approx(want, rel=1e-5)]
+    assert same(before, statistics(made.module)) and made.module.training

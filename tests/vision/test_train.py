@@ -186,6 +186,16 @@ def test_half_precision(amp, caplog):
     assert "does not repeat" not in caplog.text, "rounding taken for another step"
 
 
+@pytest.mark.parametrize("scale", ["dev", "train"])
+def test_what_influences_are_measured_by(scale):
+    run = training(teacher="deep", meta_scale=scale, schedule="4")
+    figures = [run.train_epoch() for _ in range(4)][-1]
+    if scale == "dev":
+        assert run.method.core.train_scale is None and "scale_confused" not in figures
+    else:
+        assert run.method.core.train_scale.counts[0] >= 8 and 0.05 <= figures["scale_confused"] <= 1
+
+
 @pytest.mark.parametrize("amp, dtype", [("none", torch.float32), ("bf16", torch.bfloat16)])
 def test_accuracy_is_measured_in_the_precision_of_the_training(amp, dtype):
     run = training(teacher="uniform", amp=amp)
