@@ -62,7 +62,7 @@ def observe(run: Training, updates: int) -> dict[str, list]:
     batches = order.split(run.config.batch_size)
     for turn in range(updates):
         index = batches[turn % len(batches)]
-        _, weights, _ = run.step(images, index)
+        run.step(images, index)
         run.updates += 1
         report = reports[-1]
         if report is None or report.meta_loss is None:
@@ -72,7 +72,7 @@ def observe(run: Training, updates: int) -> dict[str, list]:
         unit = core.objective.scale(DevGradient(head, [], report.meta_loss, alpha), core.mean_tokens)
         if unit is not None:
             seen["influence"] += (report.influence / unit).tolist()
-            seen["weight"] += weights.tolist()
+            seen["weight"] += report.weights.tolist()
             seen["kind"] += ["wrong" if wrong else "clean" for wrong in run.parts.wrong[index].tolist()]
     return seen
 

@@ -30,8 +30,8 @@ class Student(Protocol):
     (:mod:`fairseq_l2rw.meta.probe`), and J on a dev batch is sum of ``losses`` / sum of ``n_tokens``. Where an attribute ``one_pass`` is
     true, the graph of the pass over a sound dev batch lives until the spoilt one has been judged, which may then share it.
     With ``subset(batch, index)``, the examples of a training batch at ``index`` ``[M]``, in the form of a dev batch, influences can be measured by
-    the distance between sound and spoilt training examples (:mod:`fairseq_l2rw.meta.train_scale`); with ``whole(batch)``, the training batch of all
-    workers in the order of their ranks, on each, these are chosen and spoilt among all, else among each worker's own.
+    the distance between sound and spoilt training examples (:mod:`fairseq_l2rw.meta.train_scale`); with ``whole(batch, gather)``, the training
+    batch of all workers on each of them, from the rows that :meth:`Workers.gather` puts together, these are chosen and spoilt among all, else among each worker's own.
 
     Attributes:
         module: the network; its parameters are theta.

@@ -92,7 +92,8 @@ class TrainScale:
         """
         batch, weights, n_tokens = record.batch, record.weights, record.n_tokens
         if hasattr(student, "whole"):
-            batch, weights, n_tokens = student.whole(batch), self.workers.gather(weights), self.workers.gather(n_tokens)
+            gather = self.workers.gather
+            batch, weights, n_tokens = student.whole(batch, gather), gather(weights), gather(n_tokens)
         chosen = weights.topk(min(len(weights), max(FEWEST, round(PART * len(weights))))).indices
         chosen = chosen.sort().values  # batches may have to be in order of length
         sound = student.subset(batch, chosen)

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from fairseq_l2rw.meta.functional import evaluating, untracked
 from fairseq_l2rw.meta.student import Examined
-from fairseq_l2rw.vision import workers
 from fairseq_l2rw.vision.models import Classifier, batch_norms
 
 #: what ``--meta-contrast`` may name
@@ -149,9 +148,9 @@ class ImageStudent:
             self._spoilt = spoilt, newest
         return spoilt
 
-    def whole(self, batch: Batch) -> Batch:
-        """The training batch of all workers."""
-        return Batch(workers.gather(batch.images), workers.gather(batch.labels))
+    def whole(self, batch: Batch, gather) -> Batch:
+        """The training batch of all workers, of which ``gather`` puts rows together."""
+        return Batch(gather(batch.images), gather(batch.labels))
 
     def subset(self, batch: Batch, index: Tensor) -> Batch:
         """Some of the images."""

@@ -38,9 +38,8 @@ def gather(rows: Tensor) -> Tensor:
     """Rows ``[N, ...]``, as many on each worker, of all workers in the order of their ranks."""
     if count() == 1:
         return rows
-    rows = rows.contiguous()  # images may have another layout
     everyone = [torch.zeros_like(rows) for _ in range(count())]
-    dist.all_gather(everyone, rows)
+    dist.all_gather(everyone, rows.contiguous())
     return torch.cat(everyone)
 
 
