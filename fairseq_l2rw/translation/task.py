@@ -150,9 +150,9 @@ class L2RWTranslationTask(TranslationTask):
     def make_meta(self, model, capture: Capture) -> MetaTrainer | RuleTrainer:
         """A teacher for this model, new; ``build_criterion`` has been called before."""
         self.capture = capture
-        vocabulary = Vocabulary.of(
-            self.src_dict, self.tgt_dict, self.cfg.left_pad_target, self.cfg.max_target_positions
-        )
+        # a model may have fewer positions than its option says (fairseq's fconv)
+        longest = utils.resolve_max_positions(self.max_positions(), model.max_positions())[1]
+        vocabulary = Vocabulary.of(self.src_dict, self.tgt_dict, self.cfg.left_pad_target, longest)
         context = autocast if self.cfg.amp else nullcontext
         student = TranslationStudent(model, self._criterion, vocabulary, capture, context)
         half = self.cfg.fp16 or self.cfg.bf16 or self.cfg.amp

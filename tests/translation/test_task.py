@@ -6,8 +6,16 @@ import pytest
 from fairseq.tasks.translation import TranslationTask
 
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.translation.config import check_way_of_training
+from fairseq_l2rw.translation.config import L2RWTranslationConfig, check_way_of_training
 from fairseq_l2rw.translation.task import L2RWTranslationTask
+from tests.translation.harness import (
+    batch_of,
+    capture_of,
+    criterion_of,
+    dictionary,
+    pairs,
+    student_module,
+)
 
 
 def task_with(meta):
@@ -92,3 +100,16 @@ def test_ways_of_training_that_are_refused(says):
 )
 def test_ways_of_training_that_are_not(options):
     check_way_of_training(SimpleNamespace(**{**PLAIN, **options}))
+
+
+@pytest.mark.parametrize("arch", ["fconv", "transformer"])
+def test_a_spoilt_target_is_no_longer_than_what_the_model_takes(arch):
+    """fairseq's fconv takes fewer positions than --max-target-positions says."""
+    words = dictionary()
+    task = L2RWTranslationTask(L2RWTranslationConfig(max_target_positions=6, seed=1, amp=False, fp16=False, bf16=False), words, words)
+    module = student_module(arch, max_target_positions=6)
+    task._criterion = criterion_of(task)
+    student = task.make_meta(module, capture_of(module)).student
+    spoilt = student.corrupt(batch_of(pairs([9], [2])), "untranslated", 0)
+    assert spoilt["target"].shape[1] == module.max_positions()[1] == (4 if arch == "fconv" else 6)
+    student.losses(spoilt)
