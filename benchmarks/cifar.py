@@ -41,6 +41,8 @@ PAPER = {
     ("cifar10", "resnet32", "flip2:0.4"): "87.54 ± 0.23",
 }
 GRIDS = ("digits", "people", "flip2", "paper")
+#: not a teacher: the true labels as weights, see ``benchmarks/true_image_labels.py``
+TRUE = "true"
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,11 @@ def jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def job(setting: Setting, teacher: str, seed: int, more: tuple[str, ...]) -> Job:
-    options = [*setting.options, "--teacher", teacher, "--seed", str(seed), *more]
+    options = [*setting.options, "--teacher", "uniform" if teacher == TRUE else teacher, "--seed", str(seed), *more]
+    program = ["benchmarks.true_image_labels"] if teacher == TRUE else ["fairseq_l2rw.cli.main", "vision"]
 
     def work(shop):
-        shop.once("train", ["-m", "fairseq_l2rw.cli.main", "vision", *options, "--save-dir", shop.folder / "run"])
+        shop.once("train", ["-m", *program, *options, "--save-dir", shop.folder / "run"])
 
     return Job(f"{setting.name}/{teacher}-s{seed}", {"options": options}, work)
 
@@ -139,7 +142,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--root", help="folder of the images")
     parser.add_argument("--labels", help="people: table with the labels that people gave")
     parser.add_argument("--label-column", default="human_worst", help="people: its column")
-    parser.add_argument("--teachers", type=_words, help="methods, comma-separated (default: uniform, mwn, loss, deep; paper: and l2r)")
+    parser.add_argument("--teachers", type=_words, help="methods, comma-separated (default: uniform, mwn, loss, deep; paper: and l2r); true: the true labels as weights")
     parser.add_argument("--seeds", type=_numbers, help="comma-separated (default: 1 to 5 for digits, else 1 to 3)")
     parser.add_argument("--slots", type=int, default=1, help="trainings side by side")
     parser.add_argument("--out", type=Path, required=True, help="folder of the queue; results.json and results.md are its result")
