@@ -45,6 +45,12 @@ def read(folder: Path, cpu: bool) -> Training:
     return run
 
 
+def batches(run: Training) -> tuple[torch.Tensor, ...]:
+    """Which training images the batches of one epoch more have."""
+    order = torch.randperm(len(run.parts.train), generator=generator("order", run.config.seed, run.epoch))
+    return order.split(run.config.batch_size)
+
+
 def observe(run: Training, updates: int) -> dict[str, list]:
     """``influence`` (in dev scales), ``weight``, and ``kind`` (clean or wrong) of the images of each teacher update."""
     core, images = run.method.core, run.parts.train
@@ -58,10 +64,9 @@ def observe(run: Training, updates: int) -> dict[str, list]:
     core.after_step = noted
     seen: dict[str, list] = {"influence": [], "weight": [], "kind": []}
     run.student.module.train()
-    order = torch.randperm(len(images), generator=generator("order", run.config.seed, run.epoch))
-    batches = order.split(run.config.batch_size)
+    order = batches(run)
     for turn in range(updates):
-        index = batches[turn % len(batches)]
+        index = order[turn % len(order)]
         run.step(images, index)
         run.updates += 1
         report = reports[-1]
