@@ -41,7 +41,7 @@ PAPER = {
     ("cifar10", "resnet32", "flip2:0.4"): "87.54 ± 0.23",
 }
 GRIDS = ("digits", "people", "flip2", "paper")
-#: not a teacher: the true labels as weights, see ``benchmarks/fixed_weights.py``
+#: not a teacher: the true labels as weights, as ``benchmarks.fixed_weights`` calls them
 TRUE = "true"
 
 
@@ -99,7 +99,7 @@ def jobs(args: argparse.Namespace) -> list[Job]:
 
 def job(setting: Setting, teacher: str, seed: int, more: tuple[str, ...]) -> Job:
     options = [*setting.options, "--teacher", "uniform" if teacher == TRUE else teacher, "--seed", str(seed), *more]
-    program = ["benchmarks.fixed_weights", "true"] if teacher == TRUE else ["fairseq_l2rw.cli.main", "vision"]
+    program = ["benchmarks.fixed_weights", TRUE] if teacher == TRUE else ["fairseq_l2rw.cli.main", "vision"]
 
     def work(shop):
         shop.once("train", ["-m", *program, *options, "--save-dir", shop.folder / "run"])
