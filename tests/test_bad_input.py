@@ -265,6 +265,7 @@ OPTIONS = [
     ("meta_momentum", 1.0, "from 0 to below 1"),
     ("meta_momentum", -0.5, "from 0 to below 1"),
     ("weight_normalization", "words", "choose one of"),
+    ("influence_normalization", "words", "choose one of none, error"),
     ("meta_interval", 0, "give 1 or more"),
     ("meta_start", -1, "give 0 or more"),
     ("meta_precision", "half", "choose one of full, bfloat16"),

@@ -9,6 +9,7 @@ from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta.selection import expression
 
 OBJECTIVES = ("contrastive", "loss")
+INFLUENCE_NORMALIZATIONS = ("none", "error")
 NORMALIZATIONS = ("tokens", "batch")
 STATES = ("probe", "direct")
 GRADIENTS = ("forward", "backward", "ghost", "finite-difference", "unrolled")
@@ -31,6 +32,8 @@ class MetaConfig:
         momentum: decay of the averages of dev gradients over teacher updates; 0 is off.
         scale: what an influence is measured by (``contrastive``): half the distance between the influences of sound and spoilt examples of
             the training text, where it is the smaller one (``train``; a student that has ``subset``), or of the ``dev`` set.
+        influence_normalization: ``error`` divides influences by the part of the probability that is wrong
+            (:mod:`~fairseq_l2rw.meta.error_normalizer`); ``none``.
         normalization: ``tokens`` (denominator sum n_i) or ``batch`` (sum w_i n_i).
         gradient: how the influence is computed.
         precision: of the products that read it from the student's backward pass: ``full`` (the student's own) or ``bfloat16``.
@@ -64,6 +67,7 @@ class MetaConfig:
     history: float = 0.0
     momentum: float = 0.8
     scale: str = "train"
+    influence_normalization: str = "none"
     normalization: str = "tokens"
     gradient: str = "forward"
     precision: str = "full"
@@ -92,6 +96,12 @@ class MetaConfig:
         _choice("--meta-objective", self.objective, OBJECTIVES)
         _choice("--teacher-states", self.states, STATES)
         _choice("--meta-scale", self.scale, SCALES)
+        _choice("--influence-normalization", self.influence_normalization, INFLUENCE_NORMALIZATIONS)
+        if self.influence_normalization != "none" and self.replay == 0 and self.prior_strength == 0:
+            raise L2RWError(
+                f"--influence-normalization {self.influence_normalization}: with --teacher-replay 0 and --teacher-prior-strength 0 the "
+                "teacher steps by the exact gradient; give none, or leave one of these out"
+            )
         _choice("--weight-normalization", self.normalization, NORMALIZATIONS)
         _choice("--meta-gradient", self.gradient, GRADIENTS)
         _choice("--meta-precision", self.precision, PRECISIONS)

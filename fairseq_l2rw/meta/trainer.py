@@ -28,6 +28,7 @@ from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import clipping, hypergradient, influence, reweighters, selection, unrolled
 from fairseq_l2rw.meta.config import READING, MetaConfig
 from fairseq_l2rw.meta.dev_pass import DevPass, out_of_memory
+from fairseq_l2rw.meta.error_normalizer import ErrorNormalizer
 from fairseq_l2rw.meta.features import FeatureLayout, RunningScalars, feature_rows
 from fairseq_l2rw.meta.functional import RandomState, own_random_stream, trainable
 from fairseq_l2rw.meta.ghost import SMALLEST_WEIGHT, Ghost
@@ -162,6 +163,7 @@ class MetaTrainer(CountsSkipped):
         # without a prior there is nothing that influences are measured by
         on_train = contrast and config.prior_strength and config.scale == "train" and hasattr(student, "subset")
         self.train_scale = TrainScale(len(config.heads), dev_pass, self.workers) if on_train else None
+        self.normalizer = ErrorNormalizer(len(config.heads)) if config.influence_normalization == "error" else None
         self.history = ScoreHistory(layout.past) if self.probe is not None and layout.past else None
         if self.history is not None:
             self.probe.probe.decay = config.history
@@ -695,13 +697,15 @@ class MetaTrainer(CountsSkipped):
         """Trains the head of this turn; returns the mean norm of its gradient.
 
         The loss of a step, per row: target_i w_i + tau KL(Bernoulli(w_i) || Bernoulli(p)), the target being
-        W dJ / dw_i over a scale s. Its stationary weight is sigmoid(logit p - E[target] / tau).
+        W dJ / dw_i over a scale s, normalised where that is asked for. Its stationary weight is sigmoid(logit p - E[target] / tau).
         """
         config, inputs = self.config, self.teacher.inputs
         scale = self._influence_scale(dev, target)
         if scale is None:  # nothing to compare with yet
             return 0.0
         target = target / scale
+        if self.normalizer is not None:
+            target = self.normalizer(dev.head, target, rows[:, 0])
         if config.replay == 0:
             return self._step_teacher([(inputs(rows), target, config.prior_strength)], dev.head)
         buffer = self.replay[dev.head]
@@ -760,6 +764,7 @@ class MetaTrainer(CountsSkipped):
             "probe": None if self.probe is None else self.probe.state_dict(),
             "objective": self.objective.state_dict(),
             "train_scale": None if self.train_scale is None else self.train_scale.state_dict(),
+            "normalizer": None if self.normalizer is None else self.normalizer.state_dict(),
             "history": None if self.history is None else self.history.state_dict(),
             "replay": [rows.state_dict() for rows in self.replay],
             "running": self.running.state_dict(),
@@ -798,6 +803,8 @@ class MetaTrainer(CountsSkipped):
         self.objective.load_state_dict(state["objective"], self.through)
         if self.train_scale is not None and state.get("train_scale"):  # older checkpoints lack it
             self.train_scale.load_state_dict(state["train_scale"])
+        if self.normalizer is not None and state.get("normalizer"):  # another option was given since
+            self.normalizer.load_state_dict(state["normalizer"])
         self.running.load_state_dict(state["running"])
         self.influence_square, self.mean_tokens = list(state["influence_square"]), state["mean_tokens"]
         if state.get("gradient", "forward") == self.config.gradient:  # else another one was asked for since

@@ -96,6 +96,10 @@ class L2RWTranslationConfig(TranslationConfig):
         metadata={"help": "what an influence is measured by: half the distance between influences of sound and spoilt pairs of the training "
                           "text where it is smaller (train), or of the dev set (dev)"},
     )  # fmt: skip
+    influence_normalization: str = field(
+        default="none",
+        metadata={"help": "error: divide influences by the part of the probability that is wrong, so that what is learnt by heart still counts; none"},
+    )
     weight_normalization: str = field(
         default="tokens", metadata={"help": f"denominator of the weighted loss: {' or '.join(NORMALIZATIONS)}"}
     )
@@ -194,6 +198,7 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
         history=cfg.teacher_history,
         momentum=cfg.meta_momentum,
         scale=cfg.meta_scale,
+        influence_normalization=cfg.influence_normalization,
         normalization=cfg.weight_normalization,
         gradient=cfg.meta_gradient or ("forward" if cfg.meta_window > 1 or cfg.fp16 or cfg.bf16 or cfg.amp else "backward"),
         precision=cfg.meta_precision,

@@ -56,6 +56,7 @@ class VisionConfig:
     teacher: str = _option("deep", "what weighs the images: deep, surface, loss, l2r, self_paced, mwn (Meta-Weight-Net as published), uniform, or finetuned (uniform, then the trusted images)", metavar="NAME")
     teacher_inputs: str = _option("both", "what the deep teacher sees: internal, surface or both", metavar="WHAT")
     teacher_states: str = _option("probe", "how the deep teacher sees the states: through a probe, trained to tell trusted images from mislabelled ones (contrastive objective), or directly", choices=("probe", "direct"))
+    student_average: float = _option(0.0, "the states that the deep teacher sees are those of the student's running average with this decay (0.98); 0: those of the student itself", metavar="A")
     teacher_lr: float = _option(1e-3, "of the teacher (AdamW)", metavar="LR")
     teacher_hidden_dim: int = _option(32, "its width", metavar="N")
     teacher_weight_decay: float = _option(0.01, "its weight decay", metavar="D")
@@ -69,7 +70,9 @@ class VisionConfig:
     meta_objective: str = _option("contrastive", "contrastive, or loss (the paper's)", choices=("contrastive", "loss"))
     meta_contrast: str = _option("confused:0.5", "KIND:ALPHA,...; kinds: mislabelled (labels rotated within the batch), confused (labels drawn from what the student takes the images for)", metavar="K:A")
     meta_momentum: float = _option(0.8, "averaging of dev gradients over teacher updates; 0: off", metavar="M")
+    meta_params: str = _option("", "regular expression on names of the student's parameters: influences are measured through those alone (^head: the classifier)", metavar="PATTERN")
     meta_scale: str = _option("train", "contrastive: what influences are measured by, the distance between sound and mislabelled trusted images (dev), or training images where that is smaller (train)", choices=("dev", "train"))
+    influence_normalization: str = _option("none", "error: divide influences by the part of the probability that is wrong, so that what is learnt by heart still counts; none", choices=("none", "error"))
     weight_normalization: str = _option("tokens", "denominator of the loss: tokens (images) or batch (sum of weights)", choices=("tokens", "batch"))
     meta_batch_size: int = _option(100, "images in a dev batch", metavar="N")
     meta_batchnorm: str = _option("running", "BatchNorm's statistics on a dev batch: its own (batch) or the running ones", choices=("batch", "running"))
@@ -97,7 +100,7 @@ class VisionConfig:
         for name in ("train_size", "valid_size", "finetune_epochs", "clip_norm", "weight_decay"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(self.lr > 0, "lr", self.lr, "a number above 0")
-        for name in ("momentum", "dropout"):
+        for name in ("momentum", "dropout", "student_average"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
         for f in fields(self):
             choices = f.metadata.get("choices")

@@ -23,6 +23,7 @@ from fairseq_l2rw.meta import (
 from fairseq_l2rw.meta.config import parse_contrast
 from fairseq_l2rw.meta.workers import workers as all_workers
 from fairseq_l2rw.vision import workers
+from fairseq_l2rw.vision.average import averaged
 from fairseq_l2rw.vision.config import VisionConfig
 from fairseq_l2rw.vision.meta_weight_net import MetaWeightNet
 from fairseq_l2rw.vision.student import KINDS, Batch, ImageStudent
@@ -101,7 +102,9 @@ class Core(Method):
             states=config.teacher_states,
             history=config.teacher_history,
             momentum=config.meta_momentum,
+            params=config.meta_params,
             scale=config.meta_scale,
+            influence_normalization=config.influence_normalization,
             normalization=config.weight_normalization,
             gradient=config.meta_gradient,
             interval=config.meta_interval,
@@ -134,6 +137,8 @@ class Core(Method):
             all_workers(),
             number=lambda batch: batch.index,
         )
+        if config.student_average and self.core.teacher.see_internal:
+            student.average = averaged(student.module, config.student_average)
         self.core.attach(optimizer)
 
     def begin(self, updates, batch, meta, lr):
@@ -144,7 +149,7 @@ class Core(Method):
 
     def weigh(self, batch, losses, features, state):
         ones = torch.ones_like(losses.detach())
-        rows, weights = self.core.weigh(losses, ones, ones, self.student.states(features, batch.labels), batch, state)
+        rows, weights = self.core.weigh(losses, ones, ones, self.student.states(batch, features), batch, state)
         self.core.record(batch, rows, weights, losses, ones, ones, state)
         return weights
 
@@ -152,6 +157,7 @@ class Core(Method):
         self.core.before_step(raw_norm, max_norm)
 
     def after_step(self, meta):
+        self.student.stepped()
         report = self.core.after_step(meta)
         if report is None or report.meta_loss is None:
             return {}
@@ -163,10 +169,13 @@ class Core(Method):
         return self.core.skipped
 
     def state_dict(self):
-        return self.core.state_dict()
+        state = self.core.state_dict()
+        return state if self.student.average is None else {**state, "average": self.student.average.state_dict()}
 
     def load_state_dict(self, state):
         self.core.load_state_dict(state)
+        if self.student.average is not None:
+            self.student.average.load_state_dict(state["average"])
 
 
 #: methods that are not reweighters of the core

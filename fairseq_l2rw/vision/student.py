@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from fairseq_l2rw.meta.functional import evaluating, untracked
 from fairseq_l2rw.meta.student import Examined
@@ -52,6 +53,9 @@ class ImageStudent:
         dev_batchnorm: statistics that BatchNorm uses on a dev batch: its own (``batch``), or the ``running`` ones.
         autocast: a function that gives a fresh autocast context, or None for full precision.
         forward: what the training step calls in place of ``module`` (compiled, or data parallel).
+
+    Attributes:
+        average: whose states :meth:`states` gives in place of the module's; None for none.
     """
 
     one_pass = True
@@ -60,8 +64,16 @@ class ImageStudent:
         self.module, self.dev_batchnorm = module, dev_batchnorm
         self.autocast = autocast
         self.forward = module if forward is None else forward
+        self.average: AveragedModel | None = None
         self._newest: _Pass | None = None  # over a dev batch
         self._spoilt: tuple[Batch, _Pass] | None = None  # a batch that can be judged in a pass already made
+        self._looked: tuple[Tensor, Tensor] | None = None  # images, and the features that the average gave them
+
+    def stepped(self) -> None:
+        """The optimizer has stepped: the :attr:`average` follows."""
+        if self.average is not None:
+            self.average.update_parameters(self.module)
+            self._looked = None
 
     def outputs(self, batch: Batch, forward=None) -> tuple[Tensor, Tensor]:
         """Losses in nats ``[N]``, attached, and the pooled features ``[N, H]``."""
@@ -101,25 +113,37 @@ class ImageStudent:
         losses, _ = self.outputs(batch, self.module)
         return losses, torch.ones_like(losses.detach())
 
-    def states(self, features: Tensor, labels: Tensor) -> list[Tensor]:
+    def states(self, batch: Batch, features: Tensor) -> list[Tensor]:
         """I_i: the pooled features, the classifier's row for the given label, and how close the two are.
 
-        As for a sentence pair there are two sides to compare, the image and its label.
+        As for a sentence pair there are two sides to compare, the image and its label. All of them are the :attr:`average`'s, in
+        evaluation mode, where there is one.
 
         Args:
-            features: ``[N, H]``.
-            labels: ``[N]``.
+            batch: images and labels.
+            features: what the module made of the images ``[N, H]``.
 
         Returns:
             Detached, float32: features and rows ``[N, H]``, and ``[N, 2]``: the cosine of the two, and the highest cosine of
             the features with another label's row. As wide as :attr:`widths`.
         """
+        module = self.module
+        if self.average is not None:
+            module, features = self.average.module, self._averaged(batch.images)
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            features, rows = features.detach().float(), self.module.head.weight.detach().float()
+            features, rows = features.detach().float(), module.head.weight.detach().float()
             cosines = F.normalize(features, dim=1) @ F.normalize(rows, dim=1).t()  # [N, K]
-            own = labels.unsqueeze(1)
+            own = batch.labels.unsqueeze(1)
             others = cosines.scatter(1, own, -1.0).amax(1, keepdim=True)
-            return [features, rows[labels], torch.cat([cosines.gather(1, own), others], dim=1)]
+            return [features, rows[batch.labels], torch.cat([cosines.gather(1, own), others], dim=1)]
+
+    @torch.no_grad()
+    def _averaged(self, images: Tensor) -> Tensor:
+        """Pooled features ``[N, H]`` in the average; a sound dev batch and the spoilt one share them."""
+        if self._looked is None or self._looked[0] is not images:
+            with self._precision():
+                self._looked = images, self.average(images)[1]
+        return self._looked[1]
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -130,7 +154,7 @@ class ImageStudent:
         made = self._dev_pass(batch)
         losses = made.losses(batch.labels)
         ones = torch.ones_like(losses.detach())
-        return Examined(losses, ones, ones, self.states(made.features, batch.labels))
+        return Examined(losses, ones, ones, self.states(batch, made.features))
 
     def dev_loss(self, batch: Batch) -> Tensor:
         return self._dev_pass(batch).losses(batch.labels).mean()

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from benchmarks import vision_signal
 from fairseq_l2rw.cli.main import main as command
@@ -29,6 +30,24 @@ def test_clean_and_wrong_images(tmp_path, capsys):
     assert (folder / "checkpoint_last.pt").read_bytes() == before
     assert json.loads((tmp_path / "signal.json").read_text())["results"]["influence"] == influence
     assert "| wrong " in capsys.readouterr().out
+    over = results["over error"]
+    assert over["clean"]["pairs"] == influence["clean"]["pairs"] and over["wrong"]["auc"] > 0.6
+    assert over["clean"]["mean"] != influence["clean"]["mean"]
+
+
+def test_another_teacher_on_the_student_of_a_run(tmp_path):
+    folder = run(tmp_path / "run")
+    options = "--meta-contrast mislabelled:1.0 --meta-params ^head --student-average 0.9".split()
+    made = vision_signal.read(folder, True, options)
+    assert made.method.core.config.heads == ("mislabelled",) and made.epoch == 4
+    old = vision_signal.read(folder, True)
+    assert old.method.core.config.heads == ("confused",)
+    for one, other, kept in zip(*(m.parameters() for m in (made.student.module, old.student.module, made.student.average.module))):
+        assert torch.equal(one, other) and torch.equal(one, kept)
+    words = [str(folder), "--updates", "24", "--cpu", "--json", str(tmp_path / "signal.json"), "--", *options]
+    results = vision_signal.main(words)
+    assert results["influence"]["wrong"]["auc"] > 0.6 and "mislabelled" in results["train scale"]
+    assert json.loads((tmp_path / "signal.json").read_text())["configuration"]["meta_params"] == "^head"
 
 
 def test_what_has_no_influences(tmp_path):

@@ -16,6 +16,7 @@ NAN = float("nan")
         ("normalization", "sum", "--weight-normalization sum: choose one of tokens, batch"),
         ("gradient", "exact", "--meta-gradient exact: choose one of forward, backward, ghost, finite-difference, unrolled"),
         ("params", "encoder.(", "--meta-params encoder.(: not a regular expression (missing ), unterminated subpattern at position 8)"),
+        ("influence_normalization", "loss", "--influence-normalization loss: choose one of none, error"),
         ("scale", "both", "--meta-scale both: choose one of train, dev"),
         ("interval", 0, "--meta-interval 0: give 1 or more"),
         ("start", -1, "--meta-start -1: give 0 or more"),

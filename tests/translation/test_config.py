@@ -46,6 +46,7 @@ def test_the_prior_depends_on_the_number_of_heads(options, prior):
         ("meta_objective", "loss", "objective"), ("meta_momentum", 0.5, "momentum"),
         ("weight_normalization", "batch", "normalization"), ("meta_interval", 3, "interval"), ("meta_start", 0, "start"),
         ("meta_window", 2, "window"), ("meta_params", "decoder", "params"), ("meta_scale", "dev", "scale"),
+        ("influence_normalization", "error", "influence_normalization"),
         ("meta_gradient", "unrolled", "gradient"), ("teacher_replay", 0, "replay"), ("teacher_replay_rows", 7, "replay_rows"),
         ("teacher_prior_strength", 0.0, "prior_strength"), ("teacher_lr", 0.5, "lr"), ("seed", 9, "seed"),
         ("self_paced_share", 0.5, "paced_share"), ("self_paced_growth", 2.0, "paced_growth"),
@@ -96,6 +97,7 @@ BAD = [
     ("meta_contrast", "", "is empty"),
     ("meta_momentum", 1.0, "give a number from 0 to below 1"),
     ("weight_normalization", "none", "choose one of tokens, batch"),
+    ("influence_normalization", "loss", "choose one of none, error"),
     ("meta_interval", 0, "give 1 or more"),
     ("meta_dev_interval", 0, "give 1 or more"),
     ("meta_precision", "half", "choose one of full, bfloat16"),
@@ -127,7 +129,7 @@ def parser():
 def test_every_option_of_ours_is_on_the_command_line_with_help():
     actions = {s: a for a in parser()._actions for s in a.option_strings}
     ours = [n for n in L2RWTranslationConfig.__dataclass_fields__ if n.startswith(OURS)]
-    assert len(ours) == 31
+    assert len(ours) == 32
     for name in ours:
         assert len(actions["--" + name.replace("_", "-")].help) > 15, name
 

@@ -16,6 +16,7 @@ from fairseq_l2rw.meta.functional import evaluating
 from fairseq_l2rw.meta.objective import Objective
 from fairseq_l2rw.meta.records import BatchRecord
 from fairseq_l2rw.meta.train_scale import TrainScale
+from fairseq_l2rw.vision.average import averaged
 from fairseq_l2rw.vision.student import Batch, ImageStudent
 from tests.vision.harness import normed
 
@@ -174,7 +175,7 @@ def test_states_against_a_loop():
     """Features, the row of the given label, its cosine with the features, and the highest with another label's row."""
     made, data = student(), batch(5, 9)
     features = made.outputs(data)[1]
-    blocks = made.states(features, data.labels)
+    blocks = made.states(data, features)
     assert tuple(block.shape[1] for block in blocks) == made.widths
     assert not any(block.requires_grad for block in blocks)
     rows = made.module.head.weight.detach()
@@ -186,11 +187,32 @@ def test_states_against_a_loop():
         assert blocks[2][i].tolist() == pytest.approx([own, max(cosines)], abs=1e-6)
 
 
+def test_states_of_an_average():
+    """The average's own pass in evaluation mode, with its own classifier; the image is looked at once until the student steps."""
+    made, data = student(), batch(5, 9)
+    features = made.outputs(data)[1]
+    made.average = averaged(made.module, 0.9)
+    with torch.no_grad():
+        for p in made.module.parameters():
+            p.add_(0.1)
+    with evaluating(made.average.module):
+        expected = made.average.module(data.images)[1].float()
+    of_average, rows, _ = made.states(data, features)
+    assert torch.allclose(of_average, expected) and not torch.allclose(of_average, features.float())
+    assert torch.equal(rows, made.average.module.head.weight[data.labels].float())
+    spoilt = made.corrupt(data, "mislabelled", 1)
+    assert torch.equal(made.states(spoilt, features)[0], of_average)
+    made.stepped()
+    later = made.states(data, features)[0]
+    with evaluating(made.average.module):
+        assert torch.allclose(later, made.average.module(data.images)[1].float()) and not torch.allclose(later, of_average)
+
+
 def test_states_in_half_precision():
     made, data = student(), batch(5, 9)
     features = made.outputs(data)[1]
-    half = made.states(features.half(), data.labels)
-    assert all(torch.allclose(a, b, atol=1e-2) for a, b in zip(half, made.states(features, data.labels)))
+    half = made.states(data, features.half())
+    assert all(torch.allclose(a, b, atol=1e-2) for a, b in zip(half, made.states(data, features)))
     assert all(block.dtype == torch.float32 for block in half)
 
 

@@ -42,9 +42,9 @@ TEACHERS = ("deep", "loss", "surface", "l2r", "self_paced", "mwn", "uniform", "f
 NORMED = dict(model="normed", dropout=0.2, valid_size=12)
 
 
-@pytest.mark.parametrize("teacher", TEACHERS)
-def test_resume_is_exact(tmp_path, teacher):
-    options = dict(NORMED, teacher=teacher, finetune_epochs=1)
+@pytest.mark.parametrize("teacher, more", [*((teacher, {}) for teacher in TEACHERS), ("deep", {"student_average": 0.9, "meta_params": "^head"})])
+def test_resume_is_exact(tmp_path, teacher, more):
+    options = dict(NORMED, teacher=teacher, finetune_epochs=1, **more)
     straight = training(**options)
     straight.run(tmp_path / "straight")
     interrupted = training(**options)
@@ -272,3 +272,25 @@ def test_the_deep_teacher_has_a_probe(options, probed):
         before = [p.clone() for p in teacher.probe.parameters()]
         made.train_epoch()
         assert any(not torch.equal(a, b) for a, b in zip(before, teacher.probe.parameters()))
+
+
+@pytest.mark.parametrize("teacher, averaged", [("deep", True), ("loss", False), ("l2r", False), ("uniform", False)])
+def test_the_average_is_there_for_teachers_that_see_states(teacher, averaged):
+    made = training(**NORMED, teacher=teacher, student_average=0.9)
+    assert (made.student.average is not None) == averaged
+    if averaged:
+        made.train_epoch()
+        assert int(made.student.average.n_averaged) == made.updates + 1
+        pairs = zip(made.student.average.module.parameters(), made.student.module.parameters())
+        assert all(not torch.equal(a, b) for a, b in pairs)
+    assert training(**NORMED, teacher=teacher).student.average is None
+
+
+def test_influences_through_the_classifier_alone():
+    """The hypergradient goes through it and nothing else (``--meta-params``)."""
+    made = training(teacher="deep", meta_params="^head")
+    core = made.method.core
+    assert [name for name in core.names[: len(core.through)]] == ["head.weight", "head.bias"]
+    assert made.train_epoch()["teacher_updates"] > 0
+    with pytest.raises(L2RWError, match="--meta-params nowhere"):
+        training(teacher="deep", meta_params="nowhere")
