@@ -40,7 +40,7 @@ PLACES = (
     "distributed_init_method", "distributed_port", "distributed_rank", "device_id", "user_dir",
 )  # fmt: skip
 OPTION_GROUPS = (
-    ("Teacher", ("task.teacher", "task.meta_", "task.weight_normalization", "task.influence_log", "task.skip_below")),
+    ("Teacher", ("task.teacher", "task.meta_", "task.weight_normalization", "task.influence_", "task.skip_below")),
     ("Student", ("model.arch", "model.encoder_layers", "model.decoder_layers", "model.encoder_embed_dim",
                  "model.encoder_ffn_embed_dim", "model.encoder_attention_heads", "model.dropout", "model.share_",
                  "criterion.")),
