@@ -26,6 +26,7 @@ from fairseq_l2rw.vision.train import Training
 WAYS = {
     "ours, J = loss": dict(teacher="loss", meta_objective="loss", meta_momentum=0.0, teacher_replay=0, teacher_prior_strength=0.0),
     "ours, defaults": dict(teacher="deep"),
+    "ours, through the classifier alone": dict(teacher="deep", meta_params="^head"),
     "Meta-Weight-Net, our control": dict(teacher="mwn"),
     "Meta-Weight-Net": dict(teacher="mwn"),
 }
