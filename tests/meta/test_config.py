@@ -97,3 +97,9 @@ def test_bad_contrast(text, says):
     with pytest.raises(L2RWError) as caught:
         parse_contrast(text, KINDS)
     assert str(caught.value) == says
+
+
+def test_the_exact_gradient_is_not_normalised():
+    with pytest.raises(L2RWError, match="--influence-normalization error: with --teacher-replay 0 .* exact gradient; give none"):
+        MetaConfig(**GOOD, influence_normalization="error", replay=0, prior_strength=0.0)
+    MetaConfig(**GOOD, influence_normalization="error", replay=0)
