@@ -197,13 +197,16 @@ def test_states_of_an_average():
             p.add_(0.1)
     with evaluating(made.average.module):
         expected = made.average.module(data.images)[1].float()
+    looks = []
+    made.average.register_forward_hook(lambda *_: looks.append(1))
     of_average, rows, _ = made.states(data, features)
     assert torch.allclose(of_average, expected) and not torch.allclose(of_average, features.float())
     assert torch.equal(rows, made.average.module.head.weight[data.labels].float())
     spoilt = made.corrupt(data, "mislabelled", 1)
-    assert torch.equal(made.states(spoilt, features)[0], of_average)
+    assert torch.equal(made.states(spoilt, features)[0], of_average) and len(looks) == 1
     made.stepped()
     later = made.states(data, features)[0]
+    assert len(looks) == 2
     with evaluating(made.average.module):
         assert torch.allclose(later, made.average.module(data.images)[1].float()) and not torch.allclose(later, of_average)
 
