@@ -1,10 +1,11 @@
-"""What a teacher update costs on one batch of ResNet-32: ours, exact for J = loss, beside Meta-Weight-Net's graph of the gradient.
+"""What a teacher update costs on one batch of ResNet-32: ours beside Meta-Weight-Net's graph of the gradient.
 
     python -m benchmarks.vision_cost --out cost.json
 
 Each figure is taken in processes of its own, in turn, in which nothing else runs: the update alone, with the student's
 losses and gradients given (neither includes the student's own step). Seconds are the processor's on a CPU, of the wall on a
-GPU; memory is the growth of the process's peak, or the peak of the GPU's allocations, over what was there before.
+GPU, means over updates of which one in so many measures the train scale (the first ones, in which each does, do not count);
+memory is the growth of the process's peak, or the peak of the GPU's allocations, over what was there before.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from benchmarks.apart import measured_apart, most_resident
 from benchmarks.record import table, write_json
 from fairseq_l2rw.meta import RandomState
+from fairseq_l2rw.meta.train_scale import FIRST, INTERVAL
 from fairseq_l2rw.vision.config import VisionConfig
 from fairseq_l2rw.vision.data import DataSet, ImageSet, cut
 from fairseq_l2rw.vision.train import Training
@@ -33,7 +35,7 @@ WAYS = {
 
 
 def measure(way: str, model: str, batch: int, updates: int) -> dict:
-    """Seconds of each update (the first is left out: it warms up) and memory of the largest."""
+    """Mean seconds of an update and the memory of the largest."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3 * batch, 3, 32, 32), dtype=torch.uint8, generator=generator)
@@ -49,7 +51,8 @@ def measure(way: str, model: str, batch: int, updates: int) -> dict:
     parameters = list(run.student.module.parameters())
     seconds = []
     before = _peak(device, reset=True)
-    for run.updates in range(updates + 1):
+    warm = 1 if config.teacher == "mwn" else FIRST
+    for run.updates in range(warm + updates):
         data = run.batch(run.parts.train, torch.arange(batch), "augment", run.updates)
         state = RandomState.capture()
         clock = _clock(device)
@@ -65,7 +68,7 @@ def measure(way: str, model: str, batch: int, updates: int) -> dict:
         run.optimizer.step()
         run.method.after_step(run.meta_batch)
         seconds.append(spent + _clock(device) - clock)
-    return {"seconds": seconds[1:], "bytes": _peak(device) - before, "device": str(device)}
+    return {"seconds": statistics.mean(seconds[warm:]), "bytes": _peak(device) - before, "device": str(device)}
 
 
 def _clock(device) -> float:
@@ -87,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", default="resnet32")
     parser.add_argument("--batch", type=int, default=100, help="images of the training batch and of the meta batch")
-    parser.add_argument("--updates", type=int, default=3, help="in each process")
+    parser.add_argument("--updates", type=int, default=INTERVAL, help="in each process")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each way")
     parser.add_argument("--out", help="JSON file")
     parser.add_argument("--one", choices=tuple(WAYS), help=argparse.SUPPRESS)
@@ -102,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
             found[way].append(measured_apart("benchmarks.vision_cost", ["--one", way, *same]))
     rows = []
     for way, runs in found.items():
-        seconds = statistics.median(s for run in runs for s in run["seconds"])
+        seconds = statistics.median(run["seconds"] for run in runs)
         rows.append({"teacher update": way, "seconds": seconds, "MB": statistics.median(run["bytes"] for run in runs) / 1e6})
     for row in rows:
         row["of its time"], row["of its memory"] = row["seconds"] / rows[-1]["seconds"], row["MB"] / rows[-1]["MB"]
