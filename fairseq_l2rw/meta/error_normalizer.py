@@ -15,6 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fairseq_l2rw.meta.features import running_mean
+
 SMALLEST_ERROR = 0.01
 DECAY = 0.95
 
@@ -44,8 +46,7 @@ class ErrorNormalizer:
             ``[N]``, as ``influence``.
         """
         error = -torch.expm1(-losses.to(influence))
-        mean, old = float(error.mean()), self.means[head]
-        self.means[head] = mean if old is None else DECAY * old + (1 - DECAY) * mean
+        self.means[head] = running_mean(self.means[head], float(error.mean()), DECAY)
         return influence * (self.means[head] / error.clamp(min=SMALLEST_ERROR))
 
     def state_dict(self) -> dict:

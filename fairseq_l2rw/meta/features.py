@@ -38,6 +38,11 @@ class FeatureLayout:
         return surface, list(internal.split(list(self.internal), dim=1)) if self.internal else []
 
 
+def running_mean(old: float | None, new: float, decay: float) -> float:
+    """The exponential average after a new value; it begins with the first one (``old`` None)."""
+    return new if old is None else decay * old + (1 - decay) * new
+
+
 class RunningScalars:
     """Numbers that the features need and that no batch may define: constant within an update."""
 
@@ -47,13 +52,10 @@ class RunningScalars:
         self.dev_loss: float | None = None
 
     def update_loss(self, value: float) -> None:
-        self.loss = self._average(self.loss, value)
+        self.loss = running_mean(self.loss, value, self.decay)
 
     def update_dev_loss(self, value: float) -> None:
-        self.dev_loss = self._average(self.dev_loss, value)
-
-    def _average(self, old, new):
-        return new if old is None else self.decay * old + (1 - self.decay) * new
+        self.dev_loss = running_mean(self.dev_loss, value, self.decay)
 
     def state_dict(self) -> dict:
         return {"loss": self.loss, "dev_loss": self.dev_loss}
