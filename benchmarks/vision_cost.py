@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", default="resnet32")
     parser.add_argument("--batch", type=int, default=100, help="images of the training batch and of the meta batch")
-    parser.add_argument("--updates", type=int, default=INTERVAL, help="in each process")
+    parser.add_argument("--updates", type=int, default=INTERVAL, help=f"timed in each process; a multiple of {INTERVAL} measures the train scale as often as a training does")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each way")
     parser.add_argument("--out", help="JSON file")
     parser.add_argument("--one", choices=tuple(WAYS), help=argparse.SUPPRESS)
