@@ -19,6 +19,9 @@ import subprocess
 import sys
 import tempfile
 
+import torch
+from fairseq.distributed.utils import get_global_group
+
 from benchmarks import memory, workload
 from benchmarks.apart import measured_apart
 from benchmarks.record import ROOT, table, write_json
@@ -86,8 +89,9 @@ def with_workers(count: int, words: list[str], environment: dict[str, str] | Non
         for rank in range(count)
     ]  # fmt: skip
     outputs = [child.communicate()[0] for child in children]
-    if any(child.returncode for child in children):
-        raise SystemExit(f"a worker failed (of {count})")
+    failed = {rank: child.returncode for rank, child in enumerate(children) if child.returncode}
+    if failed:
+        raise SystemExit(f"of {count} workers some failed; exit status by rank: {failed}")
     return json.loads(outputs[0].splitlines()[-1])
 
 
@@ -115,11 +119,12 @@ def main(words: list[str] | None = None) -> dict:
             "--distributed-world-size", count, "--distributed-rank", rank, "--distributed-no-spawn", "--distributed-backend", "gloo",
             "--distributed-init-method", f"tcp://127.0.0.1:{port}", "--ddp-backend", "legacy_ddp",
         ]  # fmt: skip
-    if arguments.peak:
-        print(json.dumps(peak(arguments, arguments.peak, distributed)))
-        return {}
-    if arguments.child:
-        print(json.dumps(measured(arguments, arguments.data, distributed=distributed)))
+    if arguments.peak or arguments.child:
+        print(json.dumps(peak(arguments, arguments.peak, distributed) if arguments.peak
+                         else measured(arguments, arguments.data, distributed=distributed)))  # fmt: skip
+        if distributed:
+            # as fairseq ends a training: a thread of gloo that still lets go of a sum's tensors when the interpreter goes aborts it
+            torch.distributed.barrier(get_global_group())
         return {}
     given = list(sys.argv[1:] if words is None else words)
     rows, results = [], []
