@@ -108,18 +108,24 @@ def job(setting: Setting, teacher: str, seed: int, more: tuple[str, ...]) -> Job
 
 
 def summarise(args: argparse.Namespace) -> list[dict]:
-    """A row for each task and method, of the seeds that are done."""
+    """A row for each task and method, of the seeds that are done.
+
+    ``above uniform``: accuracy of the last epoch less that of uniform weights with the same seed (the same images, labels and
+    first student), over the seeds that both have. Seeds differ in all of these, so it spreads less than the accuracies do.
+    """
     rows = []
     for setting in settings(args):
+        plain = _results(args, setting, "uniform")
         for teacher in args.teachers:
-            files = {s: args.out / setting.name / f"{teacher}-s{s}" / "run" / "result.json" for s in args.seeds}
-            done = {s: json.loads(f.read_text(encoding="utf-8")) for s, f in files.items() if f.exists()}
+            done = _results(args, setting, teacher)
             if not done:
                 continue
             row = {"data": setting.data, "model": setting.model, "labels": setting.noise, "method": teacher, "seeds": len(done)}
             row["last epoch, %"] = spread([100 * r["accuracy"] for r in done.values()])
             if all("chosen_accuracy" in r for r in done.values()):
                 row["chosen epoch, %"] = spread([100 * r["chosen_accuracy"] for r in done.values()])
+            above = [100 * (r["accuracy"] - plain[s]["accuracy"]) for s, r in done.items() if s in plain and teacher != "uniform"]
+            row["above uniform"] = spread(above) if above else None
             aucs = [r["auc"] for r in done.values() if r["auc"] is not None]
             row["AUC"] = spread(aucs, 3) if aucs else None
             row["minutes"] = statistics.mean(r["seconds"] for r in done.values()) / 60
@@ -128,6 +134,12 @@ def summarise(args: argparse.Namespace) -> list[dict]:
             row["runs"] = done
             rows.append(row)
     return rows
+
+
+def _results(args: argparse.Namespace, setting: Setting, teacher: str) -> dict[int, dict]:
+    """What the trainings that are done say, by seed."""
+    files = {s: args.out / setting.name / f"{teacher}-s{s}" / "run" / "result.json" for s in args.seeds}
+    return {s: json.loads(f.read_text(encoding="utf-8")) for s, f in files.items() if f.exists()}
 
 
 def spread(values: list[float], digits: int = 2) -> str:

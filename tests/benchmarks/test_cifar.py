@@ -45,16 +45,18 @@ def test_missing_options(words, message):
 
 def test_table_of_what_is_done(tmp_path, capsys):
     args = ["--grid", "paper", "--root", "d", "--out", str(tmp_path), "--seeds", "1,2,3", "--table-only"]
-    for seed, accuracy in ((1, 0.80), (2, 0.84)):
-        run = tmp_path / "cifar10-resnet32-flip20.4" / f"mwn-s{seed}" / "run"
+    for teacher, seed, accuracy in (("mwn", 1, 0.80), ("mwn", 2, 0.84), ("uniform", 1, 0.795), ("uniform", 2, 0.83), ("uniform", 3, 0.5)):
+        run = tmp_path / "cifar10-resnet32-flip20.4" / f"{teacher}-s{seed}" / "run"
         run.mkdir(parents=True)
         result = {"accuracy": accuracy, "auc": 0.9, "seconds": 60, "chosen_epoch": 3, "chosen_accuracy": accuracy + 0.02}
         (run / "result.json").write_text(json.dumps(result))
     assert cifar.main(args) == 0
     shown = capsys.readouterr().out
     assert "82.00 ± 2.83" in shown and "84.00 ± 2.83" in shown and "87.54 ± 0.23" in shown and "their paper, %" in shown
-    (row,) = json.loads((tmp_path / "results.json").read_text())["results"]
-    assert row["seeds"] == 2 and row["minutes"] == 1
+    uniform, mwn = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert mwn["seeds"] == 2 and mwn["minutes"] == 1 and uniform["seeds"] == 3
+    # 0.5 and 1.0 in the seeds that both have; the third of uniform weights has no partner
+    assert mwn["above uniform"] == "0.75 ± 0.35" and uniform["above uniform"] is None
 
 
 def test_a_training_that_is_done_is_left_alone_and_others_run(tmp_path, capfd):
