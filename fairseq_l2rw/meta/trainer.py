@@ -163,7 +163,8 @@ class MetaTrainer(CountsSkipped):
         # without a prior there is nothing that influences are measured by
         on_train = contrast and config.prior_strength and config.scale == "train" and hasattr(student, "subset")
         self.train_scale = TrainScale(len(config.heads), dev_pass, self.workers) if on_train else None
-        self.normalizer = ErrorNormalizer(len(config.heads)) if config.influence_normalization == "error" else None
+        least = getattr(student, "least_loss", 0.0)
+        self.normalizer = ErrorNormalizer(len(config.heads), least) if config.influence_normalization == "error" else None
         self.history = ScoreHistory(layout.past) if self.probe is not None and layout.past else None
         if self.history is not None:
             self.probe.probe.decay = config.history

@@ -60,6 +60,17 @@ def smoothed_losses(lprobs: Tensor, target: Tensor, epsilon: float, padding: int
     return _SmoothedLosses.apply(lprobs, target, target.eq(padding), each, 1.0 - epsilon - each)
 
 
+def least_smoothed_loss(epsilon: float, words: int) -> float:
+    """What the label-smoothed loss of a token cannot fall below, nats: the entropy of the smoothed target.
+
+    Args:
+        epsilon: label smoothing.
+        words: V, in the target dictionary.
+    """
+    parts = (1 - epsilon, *[epsilon / (words - 1)] * (words - 1))
+    return -sum(p * math.log(p) for p in parts if p > 0)
+
+
 class _SmoothedLosses(torch.autograd.Function):
     """Linear in the log-probabilities, so that both derivatives are known. Autograd would make several gradients of their
     size and add them up; here it is one. It is the largest tensor of a training step."""
@@ -101,6 +112,7 @@ class L2RWCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
     def __init__(self, task, sentence_avg, label_smoothing, ignore_prefix_size=0, report_accuracy=False):
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
         self.task = task
+        self.least_loss = least_smoothed_loss(self.eps, len(task.target_dictionary))
 
     def forward(self, model, sample, reduce=True):
         """As fairseq's criterions: ``(loss, sample_size, logging_output)``."""

@@ -25,6 +25,7 @@ class TranslationStudent:
     def __init__(self, module, criterion, vocabulary: Vocabulary, capture: Capture, autocast=nullcontext):
         self.module, self.criterion, self.vocabulary = module, criterion, vocabulary
         self.capture, self.autocast = capture, autocast
+        self.least_loss: float = criterion.least_loss
 
     def losses(self, batch):
         with self.autocast():

@@ -57,6 +57,7 @@ class VisionConfig:
     teacher_inputs: str = _option("both", "what the deep teacher sees: internal, surface or both", metavar="WHAT")
     teacher_states: str = _option("probe", "how the deep teacher sees the states: through a probe, trained to tell trusted images from mislabelled ones (contrastive objective), or directly", choices=("probe", "direct"))
     student_average: float = _option(0.0, "the states that the deep teacher sees are those of the student's running average with this decay (0.98); 0: those of the student itself", metavar="A")
+    teacher_discriminant: float = _option(0.0, "the deep teacher also sees what a linear discriminant, fitted to the states of the trusted images alone, says of a label: its memory from one dev batch to the next (0.9); 0: none", metavar="A")
     teacher_lr: float = _option(1e-3, "of the teacher (AdamW)", metavar="LR")
     teacher_hidden_dim: int = _option(32, "its width", metavar="N")
     teacher_weight_decay: float = _option(0.01, "its weight decay", metavar="D")
@@ -100,7 +101,7 @@ class VisionConfig:
         for name in ("train_size", "valid_size", "finetune_epochs", "clip_norm", "weight_decay"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(self.lr > 0, "lr", self.lr, "a number above 0")
-        for name in ("momentum", "dropout", "student_average"):
+        for name in ("momentum", "dropout", "student_average", "teacher_discriminant"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
         for f in fields(self):
             choices = f.metadata.get("choices")

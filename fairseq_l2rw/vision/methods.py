@@ -25,6 +25,7 @@ from fairseq_l2rw.meta.workers import workers as all_workers
 from fairseq_l2rw.vision import workers
 from fairseq_l2rw.vision.average import averaged
 from fairseq_l2rw.vision.config import VisionConfig
+from fairseq_l2rw.vision.discriminant import Discriminant
 from fairseq_l2rw.vision.meta_weight_net import MetaWeightNet
 from fairseq_l2rw.vision.student import KINDS, Batch, ImageStudent
 
@@ -121,8 +122,13 @@ class Core(Method):
             max_update=max_update,
             seed=config.seed,
         )
-        self.student, layout = student, FeatureLayout(student.widths)
+        self.student = student
         self.is_rule = reweighters.rule_class(config.teacher) is not None
+        inputs = reweighters.parse_inputs(config.teacher_inputs)
+        if config.teacher_discriminant and config.teacher == "deep" and "internal" in inputs:
+            head = student.module.head
+            student.discriminant = Discriminant(head.in_features, head.out_features, config.teacher_discriminant, head.weight.device)
+        layout = FeatureLayout(student.widths)
         self.core: MetaTrainer | RuleTrainer
         if self.is_rule:
             self.core = RuleTrainer(student, layout, settings, config.teacher, workers.gather)
@@ -132,7 +138,7 @@ class Core(Method):
             layout,
             settings,
             config.teacher,
-            reweighters.parse_inputs(config.teacher_inputs),
+            inputs,
             config.teacher_hidden_dim,
             all_workers(),
             number=lambda batch: batch.index,
@@ -158,7 +164,13 @@ class Core(Method):
 
     def after_step(self, meta):
         self.student.stepped()
+        discriminant = self.student.discriminant
+        if discriminant is not None and self.core.due and not discriminant.known:
+            for _ in range(round(1 / (1 - discriminant.decay))):  # as many as it remembers
+                self.core.objective.dev_pass.look(self.student, meta())
+                self.student.learn_trusted()
         report = self.core.after_step(meta)
+        self.student.learn_trusted()
         if report is None or report.meta_loss is None:
             return {}
         scales = {f"scale_{kind}": scale for kind, scale in report.scales.items()}
@@ -169,13 +181,17 @@ class Core(Method):
         return self.core.skipped
 
     def state_dict(self):
-        state = self.core.state_dict()
-        return state if self.student.average is None else {**state, "average": self.student.average.state_dict()}
+        return {**self.core.state_dict(), **{name: part.state_dict() for name, part in self._parts().items()}}
 
     def load_state_dict(self, state):
         self.core.load_state_dict(state)
-        if self.student.average is not None:
-            self.student.average.load_state_dict(state["average"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict:
+        """What shows the teacher more of the student, as far as it is there."""
+        parts = {"average": self.student.average, "discriminant": self.student.discriminant}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 #: methods that are not reweighters of the core

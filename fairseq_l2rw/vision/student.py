@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from fairseq_l2rw.meta.functional import evaluating, untracked
 from fairseq_l2rw.meta.student import Examined
+from fairseq_l2rw.vision.discriminant import FLOOR, Discriminant
 from fairseq_l2rw.vision.models import Classifier, batch_norms
 
 #: what ``--meta-contrast`` may name
@@ -22,11 +23,19 @@ BATCHNORMS = ("batch", "running")
 
 @dataclass(frozen=True)
 class Batch:
-    """Standardised images ``[N, C, H, W]``, labels ``[N]``, and which images of the training set they are ``[N]``."""
+    """Images and the labels that they are trained or judged by.
+
+    Attributes:
+        images: standardised ``[N, C, H, W]``.
+        labels: ``[N]``.
+        index: which images of their set they are ``[N]``.
+        truth: of trusted images, their own labels ``[N]``, which ``labels`` are unless they are spoilt; None for training images.
+    """
 
     images: Tensor
     labels: Tensor
     index: Tensor | None = None
+    truth: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class ImageStudent:
 
     Attributes:
         average: whose states :meth:`states` gives in place of the module's; None for none.
+        discriminant: what :meth:`states` asks about labels besides; None for none.
     """
 
     one_pass = True
@@ -65,6 +75,8 @@ class ImageStudent:
         self.autocast = autocast
         self.forward = module if forward is None else forward
         self.average: AveragedModel | None = None
+        self.discriminant: Discriminant | None = None
+        self._trusted: tuple[Tensor, Tensor, Tensor] | None = None  # states of the newest dev batch, true labels, index
         self._newest: _Pass | None = None  # over a dev batch
         self._spoilt: tuple[Batch, _Pass] | None = None  # a batch that can be judged in a pass already made
         self._looked: tuple[Tensor, Tensor] | None = None  # images, and the features that the average gave them
@@ -74,6 +86,12 @@ class ImageStudent:
         if self.average is not None:
             self.average.update_parameters(self.module)
             self._looked = None
+
+    def learn_trusted(self) -> None:
+        """The :attr:`discriminant` learns from the dev batch that was seen last, which by now has been judged."""
+        if self.discriminant is not None and self._trusted is not None:
+            self.discriminant.learn(*self._trusted)
+        self._trusted = None
 
     def outputs(self, batch: Batch, forward=None) -> tuple[Tensor, Tensor]:
         """Losses in nats ``[N]``, attached, and the pooled features ``[N, H]``."""
@@ -125,7 +143,8 @@ class ImageStudent:
 
         Returns:
             Detached, float32: features and rows ``[N, H]``, and ``[N, 2]``: the cosine of the two, and the highest cosine of
-            the features with another label's row. As wide as :attr:`widths`.
+            the features with another label's row; with a :attr:`discriminant` ``[N, 4]``, its log p of the label and the highest of another one behind
+            them. As wide as :attr:`widths`.
         """
         module = self.module
         if self.average is not None:
@@ -133,9 +152,13 @@ class ImageStudent:
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             features, rows = features.detach().float(), module.head.weight.detach().float()
             cosines = F.normalize(features, dim=1) @ F.normalize(rows, dim=1).t()  # [N, K]
-            own = batch.labels.unsqueeze(1)
-            others = cosines.scatter(1, own, -1.0).amax(1, keepdim=True)
-            return [features, rows[batch.labels], torch.cat([cosines.gather(1, own), others], dim=1)]
+            fits = [_own_and_best_other(cosines, batch.labels, -1.0)]
+            if self.discriminant is not None:
+                trusted = batch.truth is not None
+                fits.append(_own_and_best_other(self.discriminant(features, batch.index if trusted else None), batch.labels, FLOOR))
+                if trusted:
+                    self._trusted = features, batch.truth, batch.index
+            return [features, rows[batch.labels], torch.cat(fits, dim=1)]
 
     @torch.no_grad()
     def _averaged(self, images: Tensor) -> Tensor:
@@ -148,7 +171,7 @@ class ImageStudent:
     @property
     def widths(self) -> tuple[int, int, int]:
         """Widths of the blocks of :meth:`states`."""
-        return self.module.width, self.module.width, 2
+        return self.module.width, self.module.width, 2 if self.discriminant is None else 4
 
     def examine(self, batch: Batch) -> Examined:
         made = self._dev_pass(batch)
@@ -166,7 +189,7 @@ class ImageStudent:
         if kind == "mislabelled" and n == 1:
             return None
         labels = self.confused(batch, seed) if kind == "confused" else batch.labels.roll(1 + seed % (n - 1))
-        spoilt = Batch(batch.images, labels)
+        spoilt = replace(batch, labels=labels)
         newest, self._newest = self._newest, None
         if newest is not None and newest.images is batch.images:
             self._spoilt = spoilt, newest
@@ -197,8 +220,14 @@ class ImageStudent:
         """
         if len(batch.labels) < count or self.dev_batchnorm == "batch":
             return None
-        part = Batch(batch.images[rank::count], batch.labels[rank::count])
+        part = Batch(*(None if rows is None else rows[rank::count] for rows in (batch.images, batch.labels, batch.index, batch.truth)))
         return part, len(part.labels) / len(batch.labels)
+
+
+def _own_and_best_other(scores: Tensor, labels: Tensor, lowest: float) -> Tensor:
+    """Of scores of all labels ``[N, K]``, none below ``lowest``: that of the given label, and the highest of another, ``[N, 2]``."""
+    own = labels.unsqueeze(1)
+    return torch.cat([scores.gather(1, own), scores.scatter(1, own, lowest).amax(1, keepdim=True)], dim=1)
 
 
 @contextmanager

@@ -213,7 +213,8 @@ class Training:
         self._meta_batches += 1
         order = torch.randperm(len(meta), generator=generator("meta", self.config.seed, turn // per_round))
         place = turn % per_round * size
-        return self.batch(meta, order[place : place + size], "augment meta", turn)
+        batch = self.batch(meta, order[place : place + size], "augment meta", turn)
+        return dataclasses.replace(batch, truth=batch.labels)
 
     def measure(self) -> dict:
         """Accuracies in evaluation mode, and what the weights of the last epoch were like."""

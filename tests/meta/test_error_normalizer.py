@@ -32,6 +32,11 @@ def test_equal_losses_change_nothing():
     assert torch.allclose(ErrorNormalizer(1)(0, c, torch.full((2,), 0.7)), c)
 
 
+def test_what_the_loss_cannot_fall_below_is_no_error():
+    c, losses = torch.randn(4, dtype=torch.float64), torch.rand(4, dtype=torch.float64)
+    assert torch.allclose(ErrorNormalizer(1, least=1.2)(0, c, losses + 1.2), ErrorNormalizer(1)(0, c, losses))
+
+
 def test_influence_of_a_logit_does_not_depend_on_how_far_it_is_learnt():
     """Two classes: the loss's gradient by the logits is q (1, -1) for the wrong and the right one; so c over q is the same."""
     v = torch.tensor([0.3, -0.8], dtype=torch.float64)

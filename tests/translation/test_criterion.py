@@ -10,7 +10,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer
 from fairseq_l2rw.translation.capture import Capture
 from fairseq_l2rw.translation.corruptions import Vocabulary
-from fairseq_l2rw.translation.criterion import L2RWCrossEntropyCriterion, smoothed_losses
+from fairseq_l2rw.translation.criterion import L2RWCrossEntropyCriterion, least_smoothed_loss, smoothed_losses
 from fairseq_l2rw.translation.student import TranslationStudent
 from tests.translation.harness import batch, batch_of, criterion_of, pairs, student_module, task_of
 
@@ -289,3 +289,20 @@ def test_reduce_metrics_of_validation_has_no_weights():
 def test_reduce_metrics_of_equal_weights():
     got = reduced([log_of([0.3] * 7)])
     assert (got["w_std"], got["ess"]) == (pytest.approx(0, abs=1e-3), pytest.approx(1))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.4])
+def test_the_least_loss_is_reached_by_the_smoothed_target_alone(epsilon):
+    words = 7
+    target = torch.full((words,), epsilon / (words - 1), dtype=torch.float64)
+    target[3] = 1 - epsilon
+    least = least_smoothed_loss(epsilon, words)
+    for lprobs, reached in ((target.clamp(min=1e-300).log(), True), (torch.full((words,), 1 / words).double().log(), False)):
+        losses, _ = smoothed_losses(lprobs.view(1, 1, -1), torch.tensor([[3]]), epsilon, 0)
+        assert (float(losses) == pytest.approx(least, abs=1e-12)) == reached and float(losses) >= least - 1e-12
+
+
+def test_the_student_tells_the_least_loss():
+    task = task_of()
+    criterion = criterion_of(task, label_smoothing=0.2)
+    assert criterion.least_loss == least_smoothed_loss(0.2, len(task.target_dictionary)) > 0

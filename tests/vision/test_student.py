@@ -1,6 +1,7 @@
 """BatchNorm: the influence pass repeats the step, and leaves no trace."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from fairseq_l2rw.meta.objective import Objective
 from fairseq_l2rw.meta.records import BatchRecord
 from fairseq_l2rw.meta.train_scale import TrainScale
 from fairseq_l2rw.vision.average import averaged
+from fairseq_l2rw.vision.discriminant import Discriminant
 from fairseq_l2rw.vision.student import Batch, ImageStudent
 from tests.vision.harness import normed
 
@@ -209,6 +211,35 @@ def test_states_of_an_average():
     assert len(looks) == 2
     with evaluating(made.average.module):
         assert torch.allclose(later, made.average.module(data.images)[1].float()) and not torch.allclose(later, of_average)
+
+
+def test_states_with_a_discriminant():
+    """Behind the cosines log p of the label and the highest of another; it learns true labels, once, after a dev batch was judged."""
+    made, data = student(), batch(40, 9)
+    features = made.outputs(data)[1]
+    plain = made.states(data, features)
+    made.discriminant = Discriminant(16, 4, 0.9)
+    assert made.widths == (16, 16, 4)
+    made.states(data, features)
+    made.learn_trusted()
+    assert not made.discriminant.known, "training images teach it nothing"
+    dev = replace(data, index=torch.arange(40), truth=data.labels)
+    spoilt = made.corrupt(dev, "mislabelled", 1)
+    assert torch.equal(spoilt.truth, data.labels) and torch.equal(spoilt.index, dev.index)
+    made.states(dev, features), made.states(spoilt, features)
+    assert not made.discriminant.known, "not before both have been judged"
+    made.learn_trusted(), made.learn_trusted()
+    want = Discriminant(16, 4, 0.9)
+    want.learn(features.detach().float(), data.labels, dev.index)
+    for asked, index in ((data, None), (dev, dev.index), (spoilt, dev.index)):
+        blocks, log_p = made.states(asked, features), want(features.detach().float(), index)
+        assert torch.equal(blocks[2][:, :2], plain[2]) or asked is spoilt
+        for row, p, label in zip(blocks[2].tolist(), log_p.tolist(), asked.labels.tolist()):
+            own = p.pop(label)
+            assert row[2:] == pytest.approx([own, max(p)], abs=1e-6)
+    parts = [made.share(spoilt, rank, 3)[0] for rank in range(3)]
+    assert torch.equal(torch.cat([part.index for part in parts]).sort().values, dev.index)
+    assert all(torch.equal(part.truth, data.labels[part.index]) for part in parts)
 
 
 def test_states_in_half_precision():

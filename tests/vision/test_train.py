@@ -42,7 +42,7 @@ TEACHERS = ("deep", "loss", "surface", "l2r", "self_paced", "mwn", "uniform", "f
 NORMED = dict(model="normed", dropout=0.2, valid_size=12)
 
 
-@pytest.mark.parametrize("teacher, more", [*((teacher, {}) for teacher in TEACHERS), ("deep", {"student_average": 0.9, "meta_params": "^head"})])
+@pytest.mark.parametrize("teacher, more", [*((teacher, {}) for teacher in TEACHERS), ("deep", {"student_average": 0.9, "meta_params": "^head"}), ("deep", {"teacher_discriminant": 0.9})])
 def test_resume_is_exact(tmp_path, teacher, more):
     options = dict(NORMED, teacher=teacher, finetune_epochs=1, **more)
     straight = training(**options)
@@ -284,6 +284,19 @@ def test_the_average_is_there_for_teachers_that_see_states(teacher, averaged):
         pairs = zip(made.student.average.module.parameters(), made.student.module.parameters())
         assert all(not torch.equal(a, b) for a, b in pairs)
     assert training(**NORMED, teacher=teacher).student.average is None
+
+
+@pytest.mark.parametrize("options, there", [({}, True), ({"teacher": "loss"}, False), ({"teacher_inputs": "surface"}, False), ({"teacher_discriminant": 0.0}, False)])
+def test_the_discriminant_is_there_for_teachers_that_see_states(options, there):
+    made = training(**{"teacher": "deep", "teacher_discriminant": 0.9, **options})
+    assert (made.student.discriminant is not None) == there
+    assert made.method.core.teacher.layout.internal == made.student.widths
+    if there:
+        made.train_epoch()
+        counts = made.student.discriminant.counts.sum(0)
+        # five updates an epoch, of which two are before --meta-start: ten dev batches at the first one, one at each, of ten of the twenty trusted images
+        assert float(counts.sum()) == pytest.approx(sum(10 * 0.9**n for n in range(13)))
+        assert bool((counts > 0).all())
 
 
 def test_influences_through_the_classifier_alone():
