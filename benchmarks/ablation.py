@@ -52,7 +52,8 @@ GROUPS = {
     "scale": {"dev": "--meta-scale dev"},
     "lr": {rate: f"--teacher-lr {rate}" for rate in ("3e-4", "3e-3")},
     "replay": {"none": "--teacher-replay 0"},
-    "prior": {"none": "--teacher-prior-strength 0"},
+    "prior": {"none": "--teacher-prior-strength 0", "0.03": "--teacher-prior-strength 0.03"},
+    "influence": {"error": "--influence-normalization error"},
     "history": {"none": "--teacher-history 0"},
     "skip": {"none": "--skip-below 0", "0.1": "--skip-below 0.1"},
 }

@@ -65,22 +65,30 @@ def read_weights(path: Path, *columns: str) -> tuple[np.ndarray, ...]:
 
 
 def over_time(rows, labels: Mapping[int, str], width: int) -> list[dict]:
-    """Weights by kind over the training, from the rows of an influence log.
+    """Weights and influences by kind over the training, from the rows of an influence log.
 
     Args:
-        rows: with ``update``, ``id`` and ``weight``, in the order of the training.
+        rows: as :class:`~fairseq_l2rw.corpus.influence_log.Row`, in the order of the training.
         labels: raw line -> kind.
         width: student updates that are taken together.
 
     Returns:
-        One entry for each stretch: ``update`` (its end) and ``kinds``, as :func:`weights_by_kind`.
+        One entry for each stretch: ``update`` (its end), ``kinds``, as :func:`weights_by_kind`, and ``influences``: for each head that had turns
+        there, as :func:`by_kind` of the influences c_i, nats, in units of their standard deviation in the stretch.
     """
-    stretches: dict[int, tuple[list, list]] = {}
+    stretches: dict[int, list] = {}
     for row in rows:
-        weights, kinds = stretches.setdefault(-(-row.update // width), ([], []))
-        weights.append(row.weight)
-        kinds.append(labels[row.id])
-    return [{"update": n * width, "kinds": weights_by_kind(*columns)} for n, columns in sorted(stretches.items())]
+        stretches.setdefault(-(-row.update // width), []).append((row.head, row.weight, row.influence, labels[row.id]))
+    return [{"update": n * width, **_stretch(some)} for n, some in sorted(stretches.items())]
+
+
+def _stretch(rows: list[tuple[str, float, float, str]]) -> dict:
+    heads, weights, influences, kinds = map(np.array, zip(*rows))
+    out: dict = {"kinds": weights_by_kind(weights, kinds), "influences": {}}
+    for head in sorted(set(heads.tolist())):
+        own = influences[heads == head]
+        out["influences"][head] = by_kind(own / (own.std() or 1.0), kinds[heads == head])
+    return out
 
 
 def _is_number(text: str | None) -> bool:

@@ -1,11 +1,10 @@
 """Scores as detectors of noise."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from benchmarks.detection import by_kind, over_time, read_weights, weights_by_kind
+from fairseq_l2rw.corpus.influence_log import Row
 
 
 def test_by_kind():
@@ -26,10 +25,15 @@ def test_weights_are_turned_round():
 
 
 def test_over_time():
-    rows = [SimpleNamespace(update=u, id=i, weight=w) for u, i, w in ((1, 0, 1.0), (10, 1, 0.2), (11, 0, 0.6), (20, 1, 0.7))]
+    columns = ((1, 0, "a", 1.0, -3.0), (10, 1, "a", 0.2, 1.0), (11, 0, "a", 0.6, 2.0), (20, 1, "b", 0.7, 4.0))
+    rows = [Row(update, id, head, weight, influence, 0.0) for update, id, head, weight, influence in columns]
     found = over_time(rows, {0: "clean", 1: "a"}, 10)
     assert [stretch["update"] for stretch in found] == [10, 20]
     assert [stretch["kinds"]["a"]["auc"] for stretch in found] == [1.0, 0.0]
+    assert found[0]["influences"].keys() == {"a"} and found[1]["influences"].keys() == {"a", "b"}
+    of_a = found[0]["influences"]["a"]
+    assert (of_a["clean"]["mean"], of_a["a"]["mean"], of_a["a"]["auc"]) == (-1.5, 0.5, 1.0)  # -3 and 1 have a deviation of 2
+    assert found[1]["influences"]["b"]["a"]["mean"] == 4.0 and "auc" not in found[1]["influences"]["b"]["a"]
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])

@@ -109,7 +109,7 @@ simulated_gpu.register()
 torch.__future__.set_overwrite_module_params_on_conversion(True)
 out = {}
 for teacher in ("deep", "l2r", "mwn"):
-    settings = harness.config(teacher=teacher, schedule="2:1", valid_size=8)
+    settings = harness.config(teacher=teacher, schedule="2:1", valid_size=8, teacher_discriminant=0.9)
     parts = cut(harness.dataset(), settings.meta_size, settings.valid_size, settings.train_size, settings.noise, settings.seed)
     runs = [Training(settings, parts, device) for device in ("cpu", simulated_gpu.DEVICE)]
     assert str(next(runs[1].student.module.parameters()).device) == simulated_gpu.DEVICE
