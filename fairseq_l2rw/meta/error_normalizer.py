@@ -4,10 +4,11 @@ Equations, for head k, example i with the per-token loss l_i / n_i (nats)::
 
     c'_i = c_i qbar_k / q_i,    q_i = max(1 - exp(-(l_i / n_i - h)), 0.01)
 
-h is what the loss cannot fall below: with label smoothing the entropy of the smoothed target, else 0. qbar_k is the running mean of q over the head's teacher updates. The gradient of a loss by its logits, p - y, is about as long as the
-part q of the probability that is wrong. So as an example is learnt by heart its influence goes to zero, whatever kind of example it
-is, and with it what spoke for or against it: the prior would take its weight back. c' keeps the sign, and speaks of the direction
-of the example's gradient alone. It is no longer dJ/dw: ``--influence-normalization none`` leaves that as it is.
+h is what the loss cannot fall below: with label smoothing the entropy of the smoothed target, else 0. qbar_k is the running mean of q
+over the head's teacher updates. The gradient of a loss by its logits, p - y, is about as long as the part q of the probability that is
+wrong. So as an example is learnt by heart its influence goes to zero, whatever kind of example it is, and with it what spoke for or
+against it: the prior would take its weight back. c' keeps the sign, and speaks of the direction of the example's gradient alone. It is
+no longer dJ/dw: ``--influence-normalization none`` leaves that as it is.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ def least_smoothed_loss(epsilon: float, words: int) -> float:
         epsilon: label smoothing.
         words: V, in the target dictionary.
     """
-    parts = (1 - epsilon, *[epsilon / (words - 1)] * (words - 1))
-    return -sum(p * math.log(p) for p in parts if p > 0)
+    parts = ((1, 1 - epsilon), (words - 1, epsilon / (words - 1)))
+    return -sum(count * p * math.log(p) for count, p in parts if p > 0)
 
 
 class _SmoothedLosses(torch.autograd.Function):
