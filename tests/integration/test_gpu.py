@@ -108,12 +108,12 @@ from vision import harness
 simulated_gpu.register()
 torch.__future__.set_overwrite_module_params_on_conversion(True)
 out = {}
-for teacher in ("deep", "l2r", "mwn"):
-    settings = harness.config(teacher=teacher, schedule="2:1", valid_size=8, teacher_discriminant=0.9)
+for name, more in {"deep": {}, "discriminant": dict(teacher="deep", teacher_discriminant=0.9), "l2r": {}, "mwn": {}}.items():
+    settings = harness.config(**{"teacher": name, "schedule": "2:1", "valid_size": 8, **more})
     parts = cut(harness.dataset(), settings.meta_size, settings.valid_size, settings.train_size, settings.noise, settings.seed)
     runs = [Training(settings, parts, device) for device in ("cpu", simulated_gpu.DEVICE)]
     assert str(next(runs[1].student.module.parameters()).device) == simulated_gpu.DEVICE
-    out[teacher] = [(run.train_epoch(), run.train_epoch()) for run in runs]
+    out[name] = [(run.train_epoch(), run.train_epoch()) for run in runs]
 images = torch.rand(2, 3, 12, 12)
 cropped = [crop_and_flip(some, torch.Generator().manual_seed(1)).cpu() for some in (images, images.to(simulated_gpu.DEVICE))]
 assert torch.equal(*cropped)
