@@ -14,6 +14,8 @@ Stages, in the order in which they are worked off (all seeds of a stage before t
 6. corpora ``mixed`` and ``misaligned``: the true labels as weights, from the teacher's start (told) or the first update on
    (told-from-0): the bound of what any weights can do on the same batches
 7. ``mixed``, ``misaligned``, ``four``, ``clean``: deep that leaves no pair out (``--skip-below 0``: deep-all)
+8. corpus ``unnamed`` (25 % with a sentence too many or too few on one side, 25 % with a source that is copied from the target:
+   noise that the default contrast does not name): uniform, clean-only, deep
 
 The same command again goes on where it stopped; with more seeds or stages it adds to what is there, and the table, the
 figures and ``results.json`` in --out tell of all that is done. Scores are those of the last checkpoint, beam 5. A condition begins
@@ -48,6 +50,7 @@ NOISE = {
     "misaligned": "misaligned:0.5",
     "four": "misaligned:0.125,untranslated:0.125,misordered:0.125,truncated:0.125",
     "clean": "",
+    "unnamed": "over-under:0.25,untranslated-source:0.25",
 }
 PAPER = (
     "--meta-objective loss --meta-momentum 0 --teacher-replay 0 --teacher-prior-strength 0 --weight-normalization batch"
@@ -77,7 +80,8 @@ STAGES = {
     5: [(corpus, f"deep-without-{kind}") for corpus in ("mixed", "misaligned", "four")
         for kind in (item.split(":")[0] for item in NOISE[corpus].split(","))],
     6: [(corpus, name) for corpus in ("mixed", "misaligned") for name in ("told", "told-from-0")],
-    7: [(corpus, "deep-all") for corpus in NOISE],
+    7: [(corpus, "deep-all") for corpus in ("mixed", "misaligned", "four", "clean")],
+    8: [("unnamed", name) for name in ("uniform", "clean-only", "deep")],
 }  # fmt: skip
 
 
