@@ -213,11 +213,17 @@ def make_metrics(language: str, lowercase: bool = False) -> Dict[str, object]:
 def score(
     hypotheses: Sequence[str], references: Sequence[str], metrics: Dict[str, object]
 ) -> Dict[str, Dict[str, object]]:
-    """Name of the metric -> its corpus score and signature, for raw text line by line."""
+    """Name of the metric -> its corpus score and signature, for raw text line by line.
+
+    BLEU's entry also has the brevity penalty ``bp``, a factor of the score, and ``ratio``, tokens of the hypotheses over
+    those of the references.
+    """
     scores = {}
     for name, metric in metrics.items():
         result = metric.corpus_score(hypotheses, [references])
         scores[name] = {"score": result.score, "signature": str(metric.get_signature())}
+        if name == "BLEU":
+            scores[name].update(bp=result.bp, ratio=result.ratio)
     return scores
 
 
@@ -278,7 +284,8 @@ def format_scores(result: Dict[str, object]) -> str:
     width = max(len(name) for name in result if name in _SCORES)
     for name in _SCORES:
         if name in result:
-            lines.append(f"{name:<{width}} {result[name]['score']:6.2f}  {result[name]['signature']}")
+            length = f"  (BP = {result[name]['bp']:.3f}, ratio = {result[name]['ratio']:.3f})" if "bp" in result[name] else ""
+            lines.append(f"{name:<{width}} {result[name]['score']:6.2f}  {result[name]['signature']}{length}")
     if "against" in result:
         lines.append(f"against {result['against']['other']} (paired bootstrap):")
         for name, entry in result["against"].items():

@@ -1,6 +1,7 @@
 """Generation and scoring."""
 
 import json
+import math
 import os
 import random
 import re
@@ -115,7 +116,8 @@ def test_the_command(data, checkpoint, evaluated, capsys):
     assert printed["hypotheses"] == os.path.join(os.path.dirname(checkpoint), "checkpoint_last.eval", "test.hyp")
     assert {**printed, "hypotheses": None} == {**evaluated[0], "hypotheses": None}
     text = module.format_scores(printed)
-    assert re.search(r"^BLEU +\d+\.\d\d  nrefs:1\|case:mixed\|eff:no\|tok:13a", text, re.MULTILINE)
+    shown = re.search(r"^BLEU +\d+\.\d\d  nrefs:1\|case:mixed\|eff:no\|tok:13a\S+  (.*)$", text, re.MULTILINE)[1]
+    assert shown == f"(BP = {printed['BLEU']['bp']:.3f}, ratio = {printed['BLEU']['ratio']:.3f})"
 
 
 # --- the parts ---
@@ -149,6 +151,13 @@ def test_scores_are_those_of_the_command(tmp_path):
     scores = score(hypotheses, references, make_metrics("en"))
     assert rounded(scores) == sacrebleu_by_hand(str(tmp_path / "ref"), str(tmp_path / "hyp"))
     assert all(1 < scores[name]["score"] < 99 for name in scores)
+
+
+def test_how_long_the_hypotheses_are():
+    """By hand: 3 of 4 tokens, brevity penalty exp(1 - 4/3); longer ones cost nothing by it."""
+    short, long = (score([text], ["a b c d"], make_metrics("en"))["BLEU"] for text in ("a b c", "a b c d e"))
+    assert (short["ratio"], long["ratio"], long["bp"]) == (0.75, 1.25, 1.0)
+    assert short["bp"] == pytest.approx(math.exp(1 - 4 / 3))
 
 
 @pytest.mark.parametrize(
