@@ -68,7 +68,7 @@ class Size:
 
 SIZES = {
     # as scripts/multi30k_de_en.sh
-    "multi30k": Size(6000, 800, 2500, 1000, 128, tuple(
+    "multi30k": Size(6000, 800, 2500, 500, 128, tuple(
         "--lr 2e-3 --warmup-updates 300 --dropout 0.15 --max-tokens 3000".split()
     )),
     # as scripts/quickstart.sh

@@ -67,7 +67,7 @@ stage data fairseq-l2rw prepare --src de --tgt en --train "$TRAIN" --valid "$RAW
   --workers "$WORKERS" --out "$OUT/data"
 say "training (logs: $OUT/seed*/*/train.log)"
 train_all "$OUT/data" "${SMALL_TRANSFORMER[@]}" --dropout 0.15 --warmup-updates 300 --max-tokens 3000 --log-interval 50 \
-  --meta-start 1000
+  --meta-start 500
 say "weights of the training pairs"
 labels=()
 [[ -z "$NOISE" ]] || labels=(--labels "$TRAIN.labels.tsv")

@@ -46,11 +46,12 @@ def test_every_condition_is_one_change_that_the_task_takes():
 
 
 def test_an_early_start_has_a_base_of_its_own(tmp_path):
-    experiment = Experiment(tmp_path, SIZES["multi30k"])
-    for condition in ablation.conditions(["start"], 1000, 2500).values():
+    size = SIZES["multi30k"]
+    experiment = Experiment(tmp_path, size)
+    for condition in ablation.conditions(["start"], size.start, size.updates).values():
         experiment.add(Corpus("mixed", {}, NOISE["mixed"]), condition, 1)
     needs = {run.condition.name: experiment.jobs[run.name].needs[1] for run in experiment.runs}
-    assert needs == {"start-early": "bases/mixed-s1-500", "start-late": "bases/mixed-s1-1000"}
+    assert needs == {"start-early": "bases/mixed-s1-250", "start-late": "bases/mixed-s1-500"}
 
 
 def test_unknown_group(tmp_path):
