@@ -6,10 +6,10 @@ Equations, for class k and the states f of the trusted images in the dev batches
     m_k = sum_{y = k} f / n_k,    S = sum (f - m_y)(f - m_y)' / n,    S' = S + 0.1 tr(S) / H I
     log p(k | f) = f' S'^-1 m_k - m_k' S'^-1 m_k / 2 - log sum_j exp(f' S'^-1 m_j - m_j' S'^-1 m_j / 2)
 
-Wrong labels bend the student's own classifier long before they bend its states. A trusted image must not be judged by what was learnt
-from itself, or the teacher would take trusted labels for surer than training labels: the trusted images are in five parts, and each is
-judged by what the other four say. (Source: Fisher 1936; on the states of a network that was trained on noisy labels: Lee et al. 2019, Robust inference via
-generative classifiers for handling noisy labels.)
+Wrong labels bend the student's own classifier long before they bend its states. A trusted image must not be judged by
+what was learnt from itself, or the teacher would take trusted labels for surer than training labels: the trusted images
+are in five parts, and each is judged by what the other four say. (Source: Fisher 1936; on the states of a network that
+was trained on noisy labels: Lee et al. 2019, Robust inference via generative classifiers for handling noisy labels.)
 """
 
 from __future__ import annotations
