@@ -346,14 +346,13 @@ def classify(columns: np.ndarray, kinds: list[str]) -> np.ndarray:
 
 def parse_contrast(text: str | None) -> dict[str, float]:
     from fairseq_l2rw.meta.config import parse_contrast as parse
-    from fairseq_l2rw.translation.config import DEFAULT_CONTRAST
-    from fairseq_l2rw.translation.corruptions import CORRUPTIONS
+    from fairseq_l2rw.translation.config import DEFAULT_CONTRAST, KINDS
 
-    contrast = parse(text or DEFAULT_CONTRAST, CORRUPTIONS)
+    contrast = parse(text or DEFAULT_CONTRAST, KINDS)
     if not contrast:
         raise L2RWError("--contrast is empty: name at least one KIND:ALPHA")
     # `auto` is 1.7 times the midpoint; the fixed alphas that trials found near it stand in, 0.3 where there are none
-    fixed = parse("misaligned:0.5,untranslated:0.45,misordered:0.12,truncated:0.3", CORRUPTIONS)
+    fixed = parse("misaligned:0.5,untranslated:0.45,misordered:0.12,truncated:0.3", KINDS)
     return {kind: fixed.get(kind, 0.3) if alpha == "auto" else alpha for kind, alpha in contrast.items()}
 
 

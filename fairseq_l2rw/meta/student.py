@@ -33,6 +33,8 @@ class Student(Protocol):
     the distance between sound and spoilt training examples (:mod:`fairseq_l2rw.meta.train_scale`); with ``whole(batch, gather)``, the training
     batch of all workers on each of them, from the rows that :meth:`Workers.gather` puts together, these are chosen and spoilt among all, else among each worker's own.
 
+    An attribute ``dev_only`` names the kinds that dev batches alone can be spoilt in: their scale is the dev set's.
+
     An attribute ``least_loss`` tells what the loss of an example cannot fall below, nats per token; it is 0 where there is none.
 
     Attributes:

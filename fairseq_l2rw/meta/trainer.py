@@ -500,9 +500,9 @@ class MetaTrainer(CountsSkipped):
 
     def _take_scale(self, dev: DevGradient, step: StepRecord, vector: list[Tensor]) -> None:
         """A turn of the train scale, with v of the newest step."""
-        if self.train_scale is not None:
+        kind = self.config.heads[dev.head]
+        if self.train_scale is not None and kind not in getattr(self.student, "dev_only", ()):
             seed = self.config.seed + self.updates
-            kind = self.config.heads[dev.head]
             self.train_scale.take(dev.head, kind, self.student, self.through, vector, step.records, seed)
 
     def _learn_from(self, dev, steps: list[_Rows], influences, gradients) -> TeacherReport | None:

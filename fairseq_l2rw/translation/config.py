@@ -13,7 +13,10 @@ from fairseq_l2rw.meta import reweighters
 from fairseq_l2rw.meta.config import GRADIENTS, NORMALIZATIONS, OBJECTIVES, MetaConfig, parse_contrast
 from fairseq_l2rw.translation.capture import INTERACTIONS, TOKENS, parse_inputs, parse_layers
 from fairseq_l2rw.translation.corruptions import CORRUPTIONS
+from fairseq_l2rw.translation.own_translations import GENERATED
 
+#: kinds of noise that a dev batch can be spoilt in
+KINDS = (*CORRUPTIONS, GENERATED)
 DEFAULT_CONTRAST = "misaligned:0.5,untranslated:0.45,misordered:0.12,truncated:0.3"
 
 #: the default of --skip-below: clean pairs are near the prior, noise is near 0
@@ -86,7 +89,7 @@ class L2RWTranslationConfig(TranslationConfig):
     meta_contrast: str = field(
         default=DEFAULT_CONTRAST,
         metadata={"help": "kinds of noise, one head each, and what is subtracted: KIND:ALPHA,... "
-                          f"with ALPHA a number or auto; kinds: {', '.join(CORRUPTIONS)}"},
+                          f"with ALPHA a number or auto; kinds: {', '.join(KINDS)}"},
     )  # fmt: skip
     meta_momentum: float = field(
         default=0.9, metadata={"help": "averaging of the dev gradients over teacher updates; 0 is off"}
@@ -188,7 +191,7 @@ def meta_config(cfg: L2RWTranslationConfig) -> MetaConfig:
         value = getattr(cfg, option)
         if value is not None and value < 1:
             raise L2RWError(f"--{option.replace('_', '-')} {value}: give 1 or more")
-    contrast = parse_contrast(cfg.meta_contrast, CORRUPTIONS)
+    contrast = parse_contrast(cfg.meta_contrast, KINDS)
     heads = len(contrast) if cfg.meta_objective == "contrastive" else 1
     prior = cfg.teacher_prior if cfg.teacher_prior is not None else (0.95 if heads > 1 else 0.9)
     return MetaConfig(

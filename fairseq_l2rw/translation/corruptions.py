@@ -77,17 +77,17 @@ def misaligned(sample, vocabulary, rng):
 def untranslated(sample, vocabulary, rng):
     """The source as target; pairs whose source is mostly unknown to the target dictionary are left out."""
     targets = []
-    for tokens in _rows(sample["net_input"]["src_tokens"], vocabulary):
+    for tokens in rows_of(sample["net_input"]["src_tokens"], vocabulary):
         copied = vocabulary.source_to_target[tokens]
         targets.append(copied if len(copied) and (copied == vocabulary.unk).mean() < 0.5 else None)
-    return _with_targets(sample, targets, vocabulary)
+    return with_targets(sample, targets, vocabulary)
 
 
 @register("misordered")
 def misordered(sample, vocabulary, rng):
     """Target words in random order; targets of fewer than two words are left out."""
     targets = []
-    for tokens in _rows(sample["target"], vocabulary):
+    for tokens in rows_of(sample["target"], vocabulary):
         words = _words(tokens, vocabulary)
         if len(words) < 2:
             targets.append(None)
@@ -96,21 +96,21 @@ def misordered(sample, vocabulary, rng):
         if (order == np.arange(len(words))).all():
             order = np.roll(order, 1)
         targets.append(np.concatenate([words[i] for i in order]))
-    return _with_targets(sample, targets, vocabulary)
+    return with_targets(sample, targets, vocabulary)
 
 
 @register("truncated")
 def truncated(sample, vocabulary, rng):
     """The first half of the target; targets of fewer than two tokens are left out."""
-    targets = [t[: (len(t) + 1) // 2] if len(t) > 1 else None for t in _rows(sample["target"], vocabulary)]
-    return _with_targets(sample, targets, vocabulary)
+    targets = [t[: (len(t) + 1) // 2] if len(t) > 1 else None for t in rows_of(sample["target"], vocabulary)]
+    return with_targets(sample, targets, vocabulary)
 
 
 @register("swapped")
 def swapped(sample, vocabulary, rng):
     """Three times a target word and its neighbour exchanged; targets of fewer than two words are left out."""
     targets = []
-    for tokens in _rows(sample["target"], vocabulary):
+    for tokens in rows_of(sample["target"], vocabulary):
         words = _words(tokens, vocabulary)
         if len(words) < 2:
             targets.append(None)
@@ -118,21 +118,21 @@ def swapped(sample, vocabulary, rng):
         for first in rng.choice(len(words) - 1, size=min(3, len(words) - 1), replace=False):
             words[first], words[first + 1] = words[first + 1], words[first]
         targets.append(np.concatenate(words))
-    return _with_targets(sample, targets, vocabulary)
+    return with_targets(sample, targets, vocabulary)
 
 
 @register("dropped")
 def dropped(sample, vocabulary, rng):
     """30 % of the target words left out (one at least); targets of fewer than two words are left out."""
     targets = []
-    for tokens in _rows(sample["target"], vocabulary):
+    for tokens in rows_of(sample["target"], vocabulary):
         words = _words(tokens, vocabulary)
         if len(words) < 2:
             targets.append(None)
             continue
         gone = set(rng.choice(len(words), size=max(1, round(0.3 * len(words))), replace=False).tolist())
         targets.append(np.concatenate([word for i, word in enumerate(words) if i not in gone]))
-    return _with_targets(sample, targets, vocabulary)
+    return with_targets(sample, targets, vocabulary)
 
 
 @register("joined")
@@ -141,12 +141,12 @@ def joined(sample, vocabulary, rng):
 
     What the longest target allows is kept.
     """
-    rows = _rows(sample["target"], vocabulary)
+    rows = rows_of(sample["target"], vocabulary)
     if len(rows) < 2:
         return None
     others = rows[1:] + rows[:1]
     targets = [np.concatenate([own, other]) if len(other) else None for own, other in zip(rows, others)]
-    return _with_targets(sample, targets, vocabulary)
+    return with_targets(sample, targets, vocabulary)
 
 
 def _words(tokens: np.ndarray, vocabulary) -> list[np.ndarray]:
@@ -157,13 +157,13 @@ def _words(tokens: np.ndarray, vocabulary) -> list[np.ndarray]:
     return np.split(tokens, np.flatnonzero(starts)[1:]) if len(tokens) else []
 
 
-def _rows(tokens: torch.Tensor, vocabulary) -> list[np.ndarray]:
+def rows_of(tokens: torch.Tensor, vocabulary) -> list[np.ndarray]:
     """Rows without padding and end of sentence (pad and eos are the same in both dictionaries)."""
     rows = tokens.cpu().numpy()
     return [row[(row != vocabulary.pad) & (row != vocabulary.eos)] for row in rows]
 
 
-def _with_targets(sample, targets, vocabulary):
+def with_targets(sample, targets, vocabulary):
     kept = [i for i, t in enumerate(targets) if t is not None]
     if not kept:
         return None

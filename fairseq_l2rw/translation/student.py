@@ -9,6 +9,7 @@ import torch
 from fairseq_l2rw.meta.student import Examined
 from fairseq_l2rw.translation.capture import Capture
 from fairseq_l2rw.translation.corruptions import Vocabulary, corrupt
+from fairseq_l2rw.translation.own_translations import GENERATED, OwnTranslations
 
 
 class TranslationStudent:
@@ -20,11 +21,16 @@ class TranslationStudent:
         vocabulary: for the corruptions.
         capture: watches the states.
         autocast: makes the context that training runs the model in (``--amp``).
+        own: the student's own translations of dev pairs; None: it cannot be spoilt by them.
     """
 
-    def __init__(self, module, criterion, vocabulary: Vocabulary, capture: Capture, autocast=nullcontext):
+    dev_only = (GENERATED,)
+
+    def __init__(
+        self, module, criterion, vocabulary: Vocabulary, capture: Capture, autocast=nullcontext, own: OwnTranslations | None = None
+    ):
         self.module, self.criterion, self.vocabulary = module, criterion, vocabulary
-        self.capture, self.autocast = capture, autocast
+        self.capture, self.autocast, self.own = capture, autocast, own
         self.least_loss: float = criterion.least_loss
 
     def losses(self, batch):
@@ -45,7 +51,10 @@ class TranslationStudent:
         return losses.sum() / n_tokens.sum()
 
     def corrupt(self, batch, kind, seed):
-        return corrupt(batch, kind, self.vocabulary, seed)
+        if kind != GENERATED:
+            return corrupt(batch, kind, self.vocabulary, seed)
+        with self.autocast():
+            return self.own.spoilt(batch)
 
     def share(self, batch, rank, count):
         """Every ``count``-th sentence."""

@@ -39,6 +39,7 @@ from fairseq_l2rw.translation.corruptions import Vocabulary
 from fairseq_l2rw.translation.criterion import NAME as CRITERION
 from fairseq_l2rw.translation.criterion import REPLACED, check_name
 from fairseq_l2rw.translation.dev_batches import DevBatches
+from fairseq_l2rw.translation.own_translations import OwnTranslations
 from fairseq_l2rw.translation.precision import masters_of
 from fairseq_l2rw.translation.settled import SettledPairs, Staying
 from fairseq_l2rw.translation.student import TranslationStudent
@@ -62,6 +63,7 @@ class L2RWTranslationTask(TranslationTask):
         self.meta: MetaTrainer | RuleTrainer | None = None
         self.capture: Capture | None = None
         self.dev_batches: DevBatches | None = None
+        self.own: OwnTranslations | None = None
         self._criterion = None
         self.influence_log: InfluenceLog | None = None
         self._raw_ids: np.ndarray | None = None
@@ -154,7 +156,8 @@ class L2RWTranslationTask(TranslationTask):
         longest = utils.resolve_max_positions(self.max_positions(), model.max_positions())[1]
         vocabulary = Vocabulary.of(self.src_dict, self.tgt_dict, self.cfg.left_pad_target, longest)
         context = autocast if self.cfg.amp else nullcontext
-        student = TranslationStudent(model, self._criterion, vocabulary, capture, context)
+        self.own = OwnTranslations(model, self.tgt_dict, vocabulary, workers())
+        student = TranslationStudent(model, self._criterion, vocabulary, capture, context, self.own)
         half = self.cfg.fp16 or self.cfg.bf16 or self.cfg.amp
         layout = FeatureLayout(capture.widths())
         identify = self._raw_lines if self.cfg.influence_log is not None else None
@@ -399,6 +402,7 @@ class L2RWTranslationTask(TranslationTask):
             "started": self._was_started or self.meta.started,
             "meta": self.meta.state_dict(),
             "dev_batches": self.dev_batches.state_dict(),
+            "own_translations": self.own.state_dict(),
         }
         if self.influence_log is not None:
             state["influence_log"] = self.influence_log.state_dict()
@@ -433,6 +437,8 @@ class L2RWTranslationTask(TranslationTask):
                 "give that one, or --reset-dataloader to begin with a new teacher"
             )
         self.meta.load_state_dict(saved["meta"])
+        if "own_translations" in saved:  # older checkpoints lack it
+            self.own.load_state_dict(saved["own_translations"])
         logger.info("teacher and dev batches are restored")
 
 

@@ -19,6 +19,7 @@ MODES = {
     "finite-difference": ["--meta-gradient", "finite-difference"],
     "unrolled": ["--meta-gradient", "unrolled"],
     "paper": ["--meta-objective", "loss", "--teacher-replay", 0, "--meta-momentum", 0, "--teacher-prior-strength", 0],
+    "generated": ["--meta-contrast", "generated:0.45"],
     "fp16": ["--fp16", "--fp16-init-scale", 8],
     "l2r": ["--teacher", "l2r"],
     "self_paced": ["--teacher", "self_paced"],

@@ -237,6 +237,17 @@ def test_a_student_without_parts_an_objective_without_kinds_or_a_teacher_without
         assert trainer.train_scale is None and trainer.state_dict()["train_scale"] is None
 
 
+def test_kinds_that_only_dev_batches_can_be_spoilt_in_keep_the_dev_scale():
+    class DevOnly(Selective):
+        dev_only = ("constant",)
+
+    trainer = trained(8, student_class=DevOnly)
+    assert trainer.config.heads == ("rotated", "constant") and trainer.train_scale.counts == [4, 0]
+    dev = type("Dev", (), {"head": 1, "alpha": 0.3})()
+    assert trainer._influence_scale(dev, torch.ones(3)) == trainer.objective.scale(dev, trainer.mean_tokens)
+    assert trained(8).train_scale.counts == [4, 4]
+
+
 def test_the_training_of_the_student_is_disturbed_by_nothing_but_the_weights():
     """The first measurements change no scale yet: everything is as with the dev scale, random numbers included."""
     few = 2 * (FIRST - 1)

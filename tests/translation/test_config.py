@@ -92,7 +92,7 @@ BAD = [
     ("meta_max_tokens", 0, "give 1 or more"),
     ("meta_max_tokens", -5, "give 1 or more"),
     ("meta_objective", "dev", "choose one of contrastive, loss"),
-    ("meta_contrast", "rotated:1", "unknown kind 'rotated' (known: dropped, joined, misaligned, misordered, swapped, truncated, untranslated)"),
+    ("meta_contrast", "rotated:1", "unknown kind 'rotated' (known: dropped, generated, joined, misaligned, misordered, swapped, truncated, untranslated)"),
     ("meta_contrast", "truncated:x", "is not KIND:ALPHA"),
     ("meta_contrast", "", "is empty"),
     ("meta_momentum", 1.0, "give a number from 0 to below 1"),
