@@ -25,11 +25,11 @@ def place(tiny):
 @pytest.mark.parametrize("name", ["deep", "uniform"])
 def test_the_whole(place, tmp_path, capsys, name):
     data, path = place
-    command = [data, "--path", path(name), "--out", str(tmp_path), "--pairs", "60", "--contrast", CONTRAST]
+    command = [data, "--path", path(name), "--out", str(tmp_path), "--pairs", "60", "--contrast", f"{CONTRAST},generated:0.4"]
     assert signal.main([*command, "--dev-batches", "1", "--more-dev-batches", "2", "--dev-tokens", "300"]) == 0
     rows = json.loads((tmp_path / "signal.json").read_text())["results"]["detectors"]
     detectors = {(row["detector"], row["objective"]) for row in rows}
-    for objective in ("loss", "contrastive, one sum", "head misaligned", "head untranslated", "heads"):
+    for objective in ("loss", "contrastive, one sum", "head misaligned", "head untranslated", "head generated", "heads"):
         assert ("influence", objective) in detectors
     assert {row["parameters"] for row in rows} >= {"all", "embeddings", "encoder + cross-attention"}
     assert {row["direction"] for row in rows} >= {"adam", "sgd"} and {row["dev batches"] for row in rows} >= {1, 2}
