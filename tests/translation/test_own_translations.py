@@ -8,6 +8,7 @@ import torch
 from fairseq.sequence_generator import SequenceGenerator
 
 from fairseq_l2rw.meta.workers import Workers
+from fairseq_l2rw.translation import own_translations
 from fairseq_l2rw.translation.corruptions import Vocabulary
 from fairseq_l2rw.translation.own_translations import BEAM, GENERATED, MAX_LEN_A, MAX_LEN_B, OwnTranslations, f1
 from fairseq_l2rw.translation.student import TranslationStudent
@@ -80,14 +81,15 @@ class Told(OwnTranslations):
     def __init__(self, workers=None):
         words = dictionary()
         super().__init__(None, words, Vocabulary.of(words, words), workers)
-        self.says = {}
+        self.says, self.asked = {}, []
 
-    def _translated(self, sample):
-        rows = range(len(sample["id"]))[self.workers.rank :: self.workers.count]
+    def _translated(self, sample, rows):
+        self.asked.append(rows)
         return [(row, self.says[int(sample["id"][row])]) for row in rows]
 
 
-def test_the_worst_translation_so_far_stays():
+def test_the_worst_translation_so_far_stays(monkeypatch):
+    monkeypatch.setattr(own_translations, "AGAIN", 1)
     own, sample = Told(), batch()
     targets = dict(zip(sample["id"].tolist(), targets_of(sample)))
     first = {number: [tokens[0], 3] for number, tokens in targets.items()}
@@ -98,6 +100,16 @@ def test_the_worst_translation_so_far_stays():
     last = int(sample["id"][-1])
     own.says[last] = [4 if 4 not in targets[last] else 5]  # nothing in common
     assert targets_of(own.spoilt(sample)) == [own.says[last] if i == last else first[i] for i in targets]
+
+
+def test_all_are_translated_at_first_and_then_half_of_them_in_turns():
+    own, sample = Told(), batch()
+    own.says = {number: [4] for number in sample["id"].tolist()}
+    for _ in range(3):
+        own.spoilt(sample)
+    del own.worst[int(sample["id"][0])]  # a new pair
+    own.spoilt(sample)
+    assert own.asked == [[0, 1, 2, 3], [1, 3], [0, 2], [0, 1, 3]]
 
 
 def test_pairs_that_it_translates_well_or_not_at_all_are_left_out():
@@ -118,7 +130,7 @@ def test_a_saved_one_goes_on_as_the_original():
     other.load_state_dict(own.state_dict())
     own.says = other.says = dict(zip(sample["id"].tolist(), targets_of(sample)))
     assert targets_of(other.spoilt(sample)) == targets_of(own.spoilt(sample)) == [[4]] * 4
-    assert other.worst == own.worst
+    assert other.worst == own.worst and other.turn == own.turn == 2
 
 
 @pytest.mark.parametrize("arch", ["transformer", "lstm"])
@@ -135,7 +147,7 @@ def test_workers_translate_their_part_and_have_all(arch, count):
             return [item for part in parts for item in part]
 
     owns = [own_of(module, One(rank)) for rank in range(count)]
-    parts = [own._translated(sample) for own in owns]
+    parts = [own._translated(sample, list(range(4))[own.workers.rank :: count]) for own in owns]
     assert sorted(row for part in parts for row, _ in part) == [0, 1, 2, 3]
     want = own_of(module).spoilt(sample)
     for own in owns:
