@@ -69,7 +69,7 @@ class TeacherReport:
         shares: w_i c_i / W ``[N]``, nats per token: to first order, what the example's part in the student's step did
             to J; they sum to the predicted change of J.
         ids: what ``identify`` calls the examples ``[N]``; None without it.
-        scales: head -> what influences are measured by, over the dev scale; empty where that is what they are measured by.
+        scales: head -> what influences are measured by, over the dev scale; none of heads for which that is what they are measured by.
     """
 
     head: str
@@ -501,7 +501,7 @@ class MetaTrainer(CountsSkipped):
     def _take_scale(self, dev: DevGradient, step: StepRecord, vector: list[Tensor]) -> None:
         """A turn of the train scale, with v of the newest step."""
         kind = self.config.heads[dev.head]
-        if self.train_scale is not None and kind not in getattr(self.student, "dev_only", ()):
+        if self.train_scale is not None and self._on_train(kind):
             seed = self.config.seed + self.updates
             self.train_scale.take(dev.head, kind, self.student, self.through, vector, step.records, seed)
 
@@ -525,8 +525,17 @@ class MetaTrainer(CountsSkipped):
         return TeacherReport(
             self.config.heads[dev.head], dev.value, gradient_norm, torch.cat(influences), gradient,
             weights=torch.cat([step.weights for step in steps]), shares=torch.cat(parts), ids=self._ids(),
-            scales={} if self.train_scale is None else dict(zip(self.config.heads, self.train_scale.parts)),
+            scales=self._scales(),
         )  # fmt: skip
+
+    def _scales(self) -> dict[str, float]:
+        if self.train_scale is None:
+            return {}
+        return {head: part for head, part in zip(self.config.heads, self.train_scale.parts) if self._on_train(head)}
+
+    def _on_train(self, kind: str) -> bool:
+        """Can training examples be spoilt in this way?"""
+        return kind not in getattr(self.student, "dev_only", ())
 
     def _ids(self) -> Tensor | None:
         """Names of all workers' examples in the window, in the order of its rows."""

@@ -245,7 +245,8 @@ def test_kinds_that_only_dev_batches_can_be_spoilt_in_keep_the_dev_scale():
     assert trainer.config.heads == ("rotated", "constant") and trainer.train_scale.counts == [4, 0]
     dev = type("Dev", (), {"head": 1, "alpha": 0.3})()
     assert trainer._influence_scale(dev, torch.ones(3)) == trainer.objective.scale(dev, trainer.mean_tokens)
-    assert trained(8).train_scale.counts == [4, 4]
+    assert set(trainer._scales()) == {"rotated"}
+    assert trained(8).train_scale.counts == [4, 4] and set(trained(8)._scales()) == {"rotated", "constant"}
 
 
 def test_the_training_of_the_student_is_disturbed_by_nothing_but_the_weights():
