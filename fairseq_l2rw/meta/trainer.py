@@ -529,6 +529,7 @@ class MetaTrainer(CountsSkipped):
         )  # fmt: skip
 
     def _scales(self) -> dict[str, float]:
+        """As :attr:`TeacherReport.scales`."""
         if self.train_scale is None:
             return {}
         return {head: part for head, part in zip(self.config.heads, self.train_scale.parts) if self._on_train(head)}

@@ -163,7 +163,8 @@ def rows_of(tokens: torch.Tensor, vocabulary) -> list[np.ndarray]:
     return [row[(row != vocabulary.pad) & (row != vocabulary.eos)] for row in rows]
 
 
-def with_targets(sample, targets, vocabulary):
+def with_targets(sample: dict, targets: list[np.ndarray | None], vocabulary: Vocabulary) -> dict | None:
+    """The batch with these targets, without the end of the sentence, in place of its own; pairs with None are left out, and where all are: None."""
     kept = [i for i, t in enumerate(targets) if t is not None]
     if not kept:
         return None
