@@ -88,7 +88,7 @@ class Bench:
     @staticmethod
     def _freeze(meta):
         """The teacher's step is left out of all contenders; its gradient is kept to be compared."""
-        meta.teacher_optimizer.step = lambda: setattr(meta, "gradient", [p.grad.clone() for p in meta.teacher.parameters()])
+        meta.learner.optimizer.step = lambda: setattr(meta, "gradient", [p.grad.clone() for p in meta.teacher.parameters()])
         meta._renew_statistics = meta.running.update_dev_loss = lambda *seen: None  # the same features in every turn
 
     def _own_step(self, loss):

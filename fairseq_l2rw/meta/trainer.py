@@ -16,7 +16,6 @@ Use, in any training loop::
 from __future__ import annotations
 
 import logging
-import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Iterable
@@ -28,17 +27,16 @@ from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import clipping, hypergradient, influence, reweighters, selection, unrolled
 from fairseq_l2rw.meta.config import READING, MetaConfig
 from fairseq_l2rw.meta.dev_pass import DevPass, out_of_memory
-from fairseq_l2rw.meta.error_normalizer import ErrorNormalizer
 from fairseq_l2rw.meta.features import FeatureLayout, RunningScalars, feature_rows
 from fairseq_l2rw.meta.functional import RandomState, own_random_stream, trainable
 from fairseq_l2rw.meta.ghost import SMALLEST_WEIGHT, Ghost
 from fairseq_l2rw.meta.history import ScoreHistory
+from fairseq_l2rw.meta.learner import Learner
 from fairseq_l2rw.meta.linearize import StepRule, rule_for
 from fairseq_l2rw.meta.masters import Master
 from fairseq_l2rw.meta.objective import DevGradient, Objective
 from fairseq_l2rw.meta.probe import ProbeTrainer
 from fairseq_l2rw.meta.records import BatchRecord, StepRecord
-from fairseq_l2rw.meta.replay import ReplayRows
 from fairseq_l2rw.meta.skipped import CountsSkipped
 from fairseq_l2rw.meta.student import Student
 from fairseq_l2rw.meta.train_scale import TrainScale
@@ -154,23 +152,17 @@ class MetaTrainer(CountsSkipped):
                 layout = replace(layout, past=len(config.heads))
         with own_random_stream(config.seed):
             self.teacher = reweighters.build(teacher, layout, config.heads, inputs, hidden, config.prior).to(device)
-        self.teacher_optimizer = torch.optim.AdamW(
-            self._teacher_groups(), lr=config.lr, weight_decay=config.weight_decay
-        )
+        self.learner = Learner(self.teacher, config, getattr(student, "least_loss", 0.0))
         self.probe = None if self.teacher.probe is None else ProbeTrainer(self.teacher.probe, config.seed)
         dev_pass = DevPass(HALF_LOSS_SCALE if half else 1.0, self.workers)
         self.objective = Objective(contrast, config.momentum, config.seed, self.probe is not None, dev_pass)
         # without a prior there is nothing that influences are measured by
         on_train = contrast and config.prior_strength and config.scale == "train" and hasattr(student, "subset")
         self.train_scale = TrainScale(len(config.heads), dev_pass, self.workers) if on_train else None
-        least = getattr(student, "least_loss", 0.0)
-        self.normalizer = ErrorNormalizer(len(config.heads), least) if config.influence_normalization == "error" else None
         self.history = ScoreHistory(layout.past) if self.probe is not None and layout.past else None
         if self.history is not None:
             self.probe.probe.decay = config.history
-        self.replay = [ReplayRows(config.replay_rows, layout.width) for _ in config.heads]
         self.running = RunningScalars()
-        self.influence_square: list[float | None] = [None] * len(config.heads)
         self.mean_tokens: float | None = None
         self.gradient_mode = config.gradient
         self.optimizer: torch.optim.Optimizer | None = None
@@ -184,20 +176,6 @@ class MetaTrainer(CountsSkipped):
         self._begin_records()
         self._ignored = self._unfinished = False
         self._checked = False
-
-    def _teacher_groups(self) -> list[dict]:
-        """All parameters that the hypergradient trains in one group, or g's in one of their own where they learn otherwise."""
-        config = self.config
-        if config.g_lr_factor == 1 and config.g_weight_decay is None:
-            return [{"params": self.teacher.own_parameters()}]
-        parts: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
-        for name, p in self.teacher.nets.named_parameters():  # HEAD.f.…, HEAD.g.… or HEAD.bias
-            parts[name.split(".")[1] == "g"].append(p)
-        decay = config.weight_decay if config.g_weight_decay is None else config.g_weight_decay
-        return [
-            {"params": parts[False]},
-            {"params": parts[True], "lr": config.lr * config.g_lr_factor, "weight_decay": decay},
-        ]
 
     # ---- the student's side -------------------------------------------------
 
@@ -515,10 +493,9 @@ class MetaTrainer(CountsSkipped):
         # W_s dJ / dw_i is an example's own share, whatever the size of its batch
         shares = torch.cat([g * step.denominator for g, step in zip(gradients, steps)])
         gradient = torch.cat(gradients)
-        if self.config.replay == 0 and self.config.prior_strength == 0:
-            # the exact gradient: sum_i dJ/dw_i dw_i/d omega, where the weights were
-            inputs = self._of_all_rows("standardized", self.teacher.width)
-            gradient_norm = self._step_teacher([(inputs, gradient.float(), None)], dev.head, reduction="sum")
+        if self.learner.exact:
+            inputs = self._of_all_rows("standardized", self.teacher.width)  # where the weights were
+            gradient_norm = self.learner.follow(dev.head, inputs, gradient.float())
         else:
             gradient_norm = self._learn(dev, self._of_all_rows("features", self.teacher.layout.width), shares.float())
         parts = [step.weights * c / step.denominator for c, step in zip(influences, steps)]
@@ -704,65 +681,22 @@ class MetaTrainer(CountsSkipped):
 
     # ---- the teacher's step -------------------------------------------------
 
-    def _learn(self, dev, rows: Tensor, target: Tensor) -> float:
-        """Trains the head of this turn; returns the mean norm of its gradient.
-
-        The loss of a step, per row: target_i w_i + tau KL(Bernoulli(w_i) || Bernoulli(p)), the target being
-        W dJ / dw_i over a scale s, normalised where that is asked for. Its stationary weight is sigmoid(logit p - E[target] / tau).
-        """
-        config, inputs = self.config, self.teacher.inputs
-        scale = self._influence_scale(dev, target)
+    def _learn(self, dev, rows: Tensor, shares: Tensor) -> float:
+        """Trains the head of this turn; returns the mean norm of its gradient."""
+        scale = self._influence_scale(dev, shares)
         if scale is None:  # nothing to compare with yet
             return 0.0
-        target = target / scale
-        if self.normalizer is not None:
-            target = self.normalizer(dev.head, target, rows[:, 0])
-        if config.replay == 0:
-            return self._step_teacher([(inputs(rows), target, config.prior_strength)], dev.head)
-        buffer = self.replay[dev.head]
-        buffer.add(rows, target)
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.updates)
-        drawn = [buffer.draw(config.replay_batch, generator) for _ in range(config.replay)]
-        used, positions = torch.cat(drawn).unique(return_inverse=True)  # a row is mostly drawn more than once
-        some, targets = buffer.at(used)
-        seen = inputs(some, dev.head)
-        batches = ((seen[i], targets[i], config.prior_strength) for i in positions.split([len(d) for d in drawn]))
-        return self._step_teacher(batches, dev.head)
+        return self.learner.learn(dev.head, rows, shares, scale, self.config.seed * 1_000_003 + self.updates)
 
-    def _influence_scale(self, dev, target) -> float | None:
+    def _influence_scale(self, dev, shares) -> float | None:
         if self.config.prior_strength == 0:
             return 1.0
-        if self.config.objective == "contrastive":
-            scale = self.objective.scale(dev, self.mean_tokens)
-            if scale is None or self.train_scale is None:
-                return scale
-            return self.train_scale(dev.head, scale, self.mean_tokens)
-        square = float(target.square().mean())
-        old = self.influence_square[dev.head]
-        self.influence_square[dev.head] = square if old is None else 0.95 * old + 0.05 * square
-        return self.influence_square[dev.head] ** 0.5 or None
-
-    def _step_teacher(self, batches, head: int, reduction: str = "mean") -> float:
-        norms = []
-        parameters = self.teacher.own_parameters()
-        for inputs, target, strength in batches:
-            self.teacher_optimizer.zero_grad(set_to_none=True)
-            with torch.enable_grad():
-                logit = self.teacher.logits(inputs, head)
-                w = torch.sigmoid(logit)
-                per_row = target * w
-                if strength:
-                    # KL(Bernoulli(w) || Bernoulli(p)) = w (logit w - logit p) + log(1 - w) - log(1 - p)
-                    per_row = per_row + strength * (
-                        w * (logit - self.config.prior_logit) + torch.nn.functional.logsigmoid(-logit)
-                    )
-                loss = per_row.sum() if reduction == "sum" else per_row.mean()
-                loss.backward()
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or float("inf")))
-            if math.isfinite(norm):  # else the teacher would never be a number again
-                self.teacher_optimizer.step()
-                norms.append(norm)
-        return sum(norms) / len(norms) if norms else 0.0
+        if self.config.objective != "contrastive":
+            return self.learner.deviation(dev.head, shares)
+        scale = self.objective.scale(dev, self.mean_tokens)
+        if scale is None or self.train_scale is None:
+            return scale
+        return self.train_scale(dev.head, scale, self.mean_tokens)
 
     # ---- checkpoints --------------------------------------------------------
 
@@ -771,15 +705,12 @@ class MetaTrainer(CountsSkipped):
         return {
             "heads": list(self.config.heads),
             "teacher": self.teacher.state_dict(),
-            "teacher_optimizer": self.teacher_optimizer.state_dict(),
+            **self.learner.state_dict(),
             "probe": None if self.probe is None else self.probe.state_dict(),
             "objective": self.objective.state_dict(),
             "train_scale": None if self.train_scale is None else self.train_scale.state_dict(),
-            "normalizer": None if self.normalizer is None else self.normalizer.state_dict(),
             "history": None if self.history is None else self.history.state_dict(),
-            "replay": [rows.state_dict() for rows in self.replay],
             "running": self.running.state_dict(),
-            "influence_square": list(self.influence_square),
             "mean_tokens": self.mean_tokens,
             "gradient": self.config.gradient,
             "gradient_mode": self.gradient_mode,
@@ -799,9 +730,7 @@ class MetaTrainer(CountsSkipped):
             if state.get("heads", list(self.config.heads)) != list(self.config.heads):
                 raise ValueError("other heads")
             self.teacher.load_state_dict(state["teacher"])
-            self.teacher_optimizer.load_state_dict(state["teacher_optimizer"])
-            for rows, saved in zip(self.replay, state["replay"], strict=True):
-                rows.load_state_dict(saved)
+            self.learner.load_state_dict(state)
             if self.probe is not None:
                 self.probe.load_state_dict(state["probe"])
             if self.history is not None:
@@ -814,10 +743,8 @@ class MetaTrainer(CountsSkipped):
         self.objective.load_state_dict(state["objective"], self.through)
         if self.train_scale is not None and state.get("train_scale"):  # older checkpoints lack it
             self.train_scale.load_state_dict(state["train_scale"])
-        if self.normalizer is not None and state.get("normalizer"):  # another option was given since
-            self.normalizer.load_state_dict(state["normalizer"])
         self.running.load_state_dict(state["running"])
-        self.influence_square, self.mean_tokens = list(state["influence_square"]), state["mean_tokens"]
+        self.mean_tokens = state["mean_tokens"]
         if state.get("gradient", "forward") == self.config.gradient:  # else another one was asked for since
             self.gradient_mode = state["gradient_mode"]
         ahead = state.get("ahead")

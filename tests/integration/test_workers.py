@@ -52,7 +52,7 @@ make = MetaTrainer.__init__
 
 def make_patient(self, *args, **settings):
     make(self, *args, **settings)
-    self.teacher_optimizer.param_groups[0]["eps"] = 1e-3
+    self.learner.optimizer.param_groups[0]["eps"] = 1e-3
 
 MetaTrainer.__init__ = make_patient
 """

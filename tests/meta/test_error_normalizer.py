@@ -54,10 +54,10 @@ def test_rows_that_the_teacher_learns_from():
     kept = []
     for trainer in (plain, normalised):
         last = 0
-        while not any(len(rows) for rows in trainer.replay):
+        while not any(len(rows) for rows in trainer.learner.replay):
             go_on(trainer, last, last + 1)
             last += 1
-        kept.append(next(rows.at(torch.arange(len(rows))) for rows in trainer.replay if len(rows)))
+        kept.append(next(rows.at(torch.arange(len(rows))) for rows in trainer.learner.replay if len(rows)))
     (rows, c), (same_rows, of_error) = kept
     assert torch.equal(rows, same_rows) and not torch.allclose(c, of_error)
     assert torch.allclose(of_error, ErrorNormalizer(1)(0, c, rows[:, 0]))

@@ -142,7 +142,7 @@ def test_the_probe_learns_from_the_dev_passes():
     trainer = examined_trainer()
     trainer.probe.turn = 1  # no first look
     assert [len(r) for r in trainer.probe.rows] == [0, 0]
-    held = {id(p) for group in trainer.teacher_optimizer.param_groups for p in group["params"]}
+    held = {id(p) for group in trainer.learner.optimizer.param_groups for p in group["params"]}
     assert not held & {id(p) for p in trainer.teacher.probe.parameters()}
     for t in range(3):
         run_update(trainer, BATCHES, t, 0.5, updates=t)
@@ -246,13 +246,13 @@ def test_the_exact_teacher_gradient_through_a_probe():
     trainer = examined_trainer(replay=0, prior_strength=0.0)
     trainer.probe.learn(0, torch.randn(20, trainer.teacher.layout.width), torch.randn(20, trainer.teacher.layout.width) + 1)
     teacher = copy.deepcopy(trainer.teacher)
-    seen, step = {}, trainer.teacher_optimizer.step
+    seen, step = {}, trainer.learner.optimizer.step
 
     def watched():
         seen.update((n, p.grad) for n, p in trainer.teacher.named_parameters())
         step()
 
-    trainer.teacher_optimizer.step = watched
+    trainer.learner.optimizer.step = watched
     rows = []
     record = trainer.record
     trainer.record = lambda batch, features, *others: (rows.append(features), record(batch, features, *others))

@@ -3,14 +3,12 @@
 import copy
 import gc
 import io
-import math
 
 import pytest
 import torch
 
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer
-from fairseq_l2rw.meta.features import SURFACE
 from fairseq_l2rw.meta.functional import RandomState
 from tests.meta.harness import EXACT, fresh, make_trainer, run_update
 from tests.meta.learnable import auc, learnable_batch
@@ -266,7 +264,7 @@ def test_prior_and_replay_off_give_the_exact_gradient():
     teacher, seen = copy.deepcopy(trainer.teacher), {}
     weigh, rows = trainer.weigh, []
     trainer.weigh = lambda *a: (rows.append((got := weigh(*a))[0]), got)[1]
-    trainer.teacher_optimizer.step = lambda: seen.update(
+    trainer.learner.optimizer.step = lambda: seen.update(
         {n: None if p.grad is None else p.grad.clone() for n, p in trainer.teacher.named_parameters()}
     )
     report = run_update(trainer, BATCHES, 1, 0.5, updates=1)[0]
@@ -278,36 +276,6 @@ def test_prior_and_replay_off_give_the_exact_gradient():
     assert all(g is None for n, g in seen.items() if n.startswith("nets.0"))
 
 
-@pytest.mark.parametrize("prior", [0.9, 0.5])
-def test_stationary_weight_of_the_prior(prior):
-    """sigmoid(logit p - c / (tau s)); here two groups of rows, told apart by their loss, with c / s of their own."""
-    tau, targets = 0.2, (0.3, -0.1)
-    config = MetaConfig(objective="loss", prior=prior, prior_strength=tau, lr=0.02, weight_decay=0.0)
-    trainer = MetaTrainer(ToyStudent(), FeatureLayout(()), config, teacher="loss", hidden=8)
-    rows = torch.zeros(20, len(SURFACE))
-    rows[10:, 0] = 1.0
-    trainer.teacher.standardizer.update(rows)
-    target = torch.tensor([targets[0]] * 10 + [targets[1]] * 10)
-    inputs = trainer.teacher.standardizer(rows)
-    trainer._step_teacher(((inputs, target, tau) for _ in range(800)), 0)
-    weights = trainer.teacher(rows)[:, 0]
-    for group, c in zip((weights[:10], weights[10:]), targets):
-        want = 1 / (1 + math.exp(-(math.log(prior / (1 - prior)) - c / tau)))
-        assert group.tolist() == pytest.approx([want] * 10, abs=2e-3)
-    assert float((weights[0] - weights[10]).detach()) < -0.1  # it has moved
-
-
-def test_without_influence_the_prior_holds():
-    """Zero influence: the weights go back to p from wherever they are, each head's to its own."""
-    config = MetaConfig(objective="loss", prior=0.9, prior_strength=0.2, lr=0.02, weight_decay=0.0)
-    trainer = MetaTrainer(ToyStudent(), FeatureLayout(()), config, teacher="loss", hidden=8)
-    with torch.no_grad():
-        trainer.teacher.nets[0].bias.fill_(-1.0)
-    rows = torch.zeros(5, len(SURFACE))
-    trainer._step_teacher(((rows, torch.zeros(5), 0.2) for _ in range(800)), 0)
-    assert trainer.teacher(rows)[:, 0].tolist() == pytest.approx([0.9] * 5, abs=1e-3)
-
-
 def test_replay_keeps_rows_of_each_head_apart():
     trainer = trainer_of(
         objective="contrastive", contrast={"rotated": 0.5, "constant": 0.5}, replay=2, prior_strength=0.1, replay_rows=20
@@ -315,29 +283,15 @@ def test_replay_keeps_rows_of_each_head_apart():
     sizes = []
     for t in range(10):
         run_update(trainer, BATCHES, t, 0.5, updates=t)
-        sizes.append([len(r) for r in trainer.replay])
+        sizes.append([len(r) for r in trainer.learner.replay])
     assert [s[0] for s in sizes] == [0, 0, 9, 9, 18, 18, 20, 20, 20, 20]  # nothing to scale by in the first turn
     assert [s[1] for s in sizes] == [0, 0, 0, 9, 9, 18, 18, 20, 20, 20]
 
 
-def test_g_learns_at_its_own_rate():
-    """AdamW's first step is the rate times a sign, after the decay: seen on both parts of a head."""
-    student, optimizer = fresh(lambda p: torch.optim.SGD(p, lr=0.1))
-    for settings, rate, decay in (({}, 1e-3, 0.01), (dict(g_lr_factor=0.1, g_weight_decay=0.5), 1e-4, 0.5)):
-        trainer = make_trainer(student, optimizer, **settings)
-        head = trainer.teacher.nets[0]
-        before = {name: p.detach().clone() for name, p in head.named_parameters()}
-        run_update(trainer, [toy_batch(6, 1)], 1, 0.0)
-        for name, p in head.named_parameters():
-            lr, wd = (rate, decay) if name.startswith("g.") else (1e-3, 0.01)
-            moved = (p - before[name] * (1 - lr * wd)).abs()
-            assert float(moved.max()) == pytest.approx(lr, rel=1e-3), name
-
-
 def test_replay_takes_that_many_steps():
     trainer = trainer_of(replay=7)
-    steps, step = [], trainer.teacher_optimizer.step
-    trainer.teacher_optimizer.step = lambda: (steps.append(1), step())
+    steps, step = [], trainer.learner.optimizer.step
+    trainer.learner.optimizer.step = lambda: (steps.append(1), step())
     run_update(trainer, BATCHES, 0, 0.5)
     assert len(steps) == 7
 
