@@ -20,30 +20,27 @@ The corpus is streamed. Memory that grows with it: eight bytes a pair to find du
 fairseq-preprocess keeps of a shard (about 40 bytes a pair). While it is made, the folder takes about five times the text.
 """
 
-import contextlib
-import fcntl
 import itertools
 import json
 import logging
 import os
 import random
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
+from fairseq_l2rw.corpus.binarise import binarise
 from fairseq_l2rw.corpus.bitext import (
     Bitext,
     Pair,
     file_sha256,
     find_bitext,
     read_pairs,
-    remove_partial,
     write_lines,
     writing,
 )
+from fairseq_l2rw.corpus.build_folder import BuildFolder, building
 from fairseq_l2rw.corpus.lines import RECORD, data_folder, iter_labels
 from fairseq_l2rw.errors import L2RWError
 
@@ -95,6 +92,11 @@ class Settings:
     def languages(self) -> Tuple[str, str]:
         return self.src, self.tgt
 
+    @property
+    def shard_names(self) -> List[str]:
+        """The shards' folders in DATA; none where DATA has the training pairs itself."""
+        return [f"shard{number}" for number in range(self.shards)] if self.shards > 1 else []
+
     def resolve(self, labelled: bool) -> "Settings":
         """The same without None."""
         ratio = self.max_ratio if self.max_ratio is not None else 0.0 if labelled else 1.5
@@ -131,7 +133,11 @@ def prepare(out: str, prefixes: Dict[str, str], settings: Settings, workers: int
     if reused:
         logger.info("%s is there already, made from this text with these settings", out)
     else:
-        with _building(out, settings, inputs, record, missing) as build:
+        hashes = {name: entry["sha256"] for name, entry in inputs.items()}
+        plan = _as_json({"format": FORMAT, "settings": asdict(settings), "sha256": hashes})
+        with building(out, plan, there=record is not None, worth_keeping="pieces") as build:
+            if record is not None:  # DATA is there, some of its files are not
+                _mark_what_is_there(build, record, missing)
             record = _make(build, settings, texts, inputs, workers)
     return {**record, "data": _data_argument(out, settings), "reused": reused}
 
@@ -161,9 +167,7 @@ def sentencepiece_models(settings: Settings) -> Dict[str, str]:
 
 
 def _data_argument(out: str, settings: Settings) -> str:
-    if settings.shards == 1:
-        return out
-    return os.pathsep.join(os.path.join(out, f"shard{number}") for number in range(settings.shards))
+    return os.pathsep.join(os.path.join(out, shard) for shard in settings.shard_names) or out
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -237,107 +241,7 @@ def _as_json(value):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class _Build:
-    """The folder that DATA is made in. A stage that is done has its result in work/STAGE.done, written last."""
-
-    def __init__(self, folder: str):
-        self.folder = folder
-
-    def path(self, *names: str) -> str:
-        return os.path.join(self.folder, *names)
-
-    def once(self, stage: str, work: Callable[[], object]):
-        """The result of `work`, now or in the run before this one."""
-        mark = self.path("work", f"{stage}.done")
-        if os.path.exists(mark):
-            logger.info("%s: done before", stage)
-            with open(mark, encoding="utf-8") as handle:
-                return json.load(handle)
-        result = work()
-        self.mark(stage, result)
-        return result
-
-    def mark(self, stage: str, result: object) -> None:
-        write_lines(self.path("work", f"{stage}.done"), [json.dumps(result)])
-
-    def is_done(self, stage: str) -> bool:
-        return os.path.exists(self.path("work", f"{stage}.done"))
-
-    def files(self) -> List[str]:
-        """Everything but what the work left, relative to the folder."""
-        found = [
-            os.path.relpath(os.path.join(folder, name), self.folder)
-            for folder, _, names in os.walk(self.folder)
-            for name in names
-        ]
-        return sorted(name for name in found if name.split(os.sep)[0] not in ("work", RECORD))
-
-
-@contextlib.contextmanager
-def _building(
-    out: str,
-    settings: Settings,
-    inputs: Dict[str, Dict[str, str]],
-    record: Optional[Dict[str, object]],
-    missing: Sequence[str],
-) -> Iterator[_Build]:
-    """A folder beside `out` that takes its name if the block ends well.
-
-    It goes if the text or the settings are bad. It stays when the block is interrupted, or when binarising fails for want
-    of disk or memory, and the next call with the same text and settings goes on with it.
-    """
-    out = os.path.abspath(out)
-    build = _Build(os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.partial"))
-    plan = _as_json(
-        {"format": FORMAT, "settings": asdict(settings), "sha256": {k: v["sha256"] for k, v in inputs.items()}}
-    )
-    os.makedirs(build.folder, exist_ok=True)
-    with _locked(build.folder, out):
-        if record is not None:  # DATA is there, some of its files are not
-            shutil.rmtree(build.folder)
-            os.rename(out, build.folder)
-        elif _read_json(build.path("work", "plan.json")) != plan:
-            _empty(build.folder)
-        remove_partial(build.folder)
-        os.makedirs(build.path("work"), exist_ok=True)
-        write_lines(build.path("work", "plan.json"), [json.dumps(plan)])
-        if record is not None:
-            _mark_what_is_there(build, record, missing)
-        try:
-            yield build
-        except L2RWError:
-            if record is None and not build.is_done("pieces"):
-                shutil.rmtree(build.folder)
-            raise
-        os.rename(build.folder, out)
-
-
-@contextlib.contextmanager
-def _locked(folder: str, out: str) -> Iterator[None]:
-    """Keeps a second process out of `folder`; the lock goes with the process."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise L2RWError(f"--out {out}: another prepare is making it; wait for its end") from error
-        yield
-    finally:
-        os.close(handle)
-
-
-def _empty(folder: str) -> None:
-    for entry in os.scandir(folder):
-        shutil.rmtree(entry.path) if entry.is_dir() else os.remove(entry.path)
-
-
-def _read_json(path: str):
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        with open(path, encoding="utf-8") as handle:
-            return json.load(handle)
-
-
-def _mark_what_is_there(build: _Build, record: Dict[str, object], missing: Sequence[str]) -> None:
+def _mark_what_is_there(build: BuildFolder, record: Dict[str, object], missing: Sequence[str]) -> None:
     """Notes the stages that need not be done again to get the missing files back."""
     again = {
         "raw" if name.startswith("raw") else "models" if name.startswith("spm") else "binarised" for name in missing
@@ -352,7 +256,7 @@ def _mark_what_is_there(build: _Build, record: Dict[str, object], missing: Seque
 
 
 def _make(
-    build: _Build, settings: Settings, texts: Dict[str, Bitext], inputs: Dict[str, Dict[str, str]], workers: int
+    build: BuildFolder, settings: Settings, texts: Dict[str, Bitext], inputs: Dict[str, Dict[str, str]], workers: int
 ) -> Dict[str, object]:
     """All stages; returns the record."""
     names = [*texts, "meta"] if settings.meta_size else list(texts)
@@ -361,7 +265,7 @@ def _make(
     build.once("cleaned", lambda: _clean(build, settings, splits, lines["train"]))
     vocabulary = build.once("models", lambda: _train_sentencepiece(build, settings))
     counts = build.once("pieces", lambda: _cut_into_pieces(build, settings, splits, workers))
-    build.once("binarised", lambda: _binarise(build, settings, names, workers))
+    build.once("binarised", lambda: binarise(build, *settings.languages, names, settings.joint, settings.shard_names, workers))
     record = {
         "format": FORMAT,
         "settings": _as_json(asdict(settings)),
@@ -369,7 +273,7 @@ def _make(
         "lines": lines,
         "counts": counts,
         "vocabulary": vocabulary,
-        "files": build.files(),
+        "files": [name for name in build.files() if name != RECORD],
     }
     write_lines(build.path(RECORD), [json.dumps(record, indent=2, ensure_ascii=False)])
     shutil.rmtree(build.path("work"))
@@ -421,7 +325,7 @@ def _cut_meta(splits: Dict[str, List[str]], given: str, settings: Settings) -> i
     return _write_pairs([pair for row, pair in enumerate(pairs) if row not in chosen], splits["valid"])
 
 
-def _clean(build: _Build, settings: Settings, splits: Dict[str, List[str]], total: int) -> None:
+def _clean(build: BuildFolder, settings: Settings, splits: Dict[str, List[str]], total: int) -> None:
     """Writes the status of each raw line (work/status: a byte, see `cleaning.REASONS`) and the text of those kept."""
     import numpy as np
 
@@ -447,7 +351,7 @@ def _clean(build: _Build, settings: Settings, splits: Dict[str, List[str]], tota
     _check_not_empty(_tally(status))
 
 
-def _kept_files(build: _Build, settings: Settings) -> List[str]:
+def _kept_files(build: BuildFolder, settings: Settings) -> List[str]:
     return [build.path("work", f"kept.{lang}") for lang in settings.languages]
 
 
@@ -456,7 +360,7 @@ def _kept_files(build: _Build, settings: Settings) -> List[str]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _train_sentencepiece(build: _Build, settings: Settings) -> Dict[str, int]:
+def _train_sentencepiece(build: BuildFolder, settings: Settings) -> Dict[str, int]:
     """Trains one model or two on a sample of the kept text; returns file name -> number of pieces."""
     from fairseq_l2rw.corpus.pieces import save_model, train_model
 
@@ -474,7 +378,7 @@ def _train_sentencepiece(build: _Build, settings: Settings) -> Dict[str, int]:
 
 
 def _cut_into_pieces(
-    build: _Build, settings: Settings, splits: Dict[str, List[str]], workers: int
+    build: BuildFolder, settings: Settings, splits: Dict[str, List[str]], workers: int
 ) -> Dict[str, Dict[str, object]]:
     """Writes the pieces of every split, and the map to the raw lines; returns the counts."""
     from fairseq_l2rw.corpus.pieces import Encoder
@@ -495,7 +399,7 @@ def _cut_into_pieces(
     return counts
 
 
-def _cut_training_text(build: _Build, settings: Settings, encoder) -> None:
+def _cut_training_text(build: BuildFolder, settings: Settings, encoder) -> None:
     """Writes the pieces of the pairs that are not too long; notes the others in a second status file."""
     import numpy as np
 
@@ -507,7 +411,7 @@ def _cut_training_text(build: _Build, settings: Settings, encoder) -> None:
     pairs = _progress(read_pairs(*_kept_files(build, settings)), "encoding train", _tally(before)["kept"])
     paths = _piece_files(build, "train", settings)
     if settings.shards > 1:
-        paths += [path for shard in _shard_names(settings) for path in _piece_files(build, f"{shard}.train", settings)]
+        paths += [path for shard in settings.shard_names for path in _piece_files(build, f"{shard}.train", settings)]
     written = 0
     with writing(*paths) as handles:
         for number, pieces in zip(_rows(before, lambda block: block == KEPT), encoder.pairs(pairs)):
@@ -523,7 +427,7 @@ def _cut_training_text(build: _Build, settings: Settings, encoder) -> None:
     status.flush()
 
 
-def _write_line_map(build: _Build, settings: Settings) -> Dict[str, object]:
+def _write_line_map(build: BuildFolder, settings: Settings) -> Dict[str, object]:
     """Writes train.lines.npy (for each shard as well) and train.dropped.tsv; returns what went and why."""
     import numpy as np
 
@@ -543,7 +447,7 @@ def _write_line_map(build: _Build, settings: Settings) -> Dict[str, object]:
         lines[place : place + len(found)] = found
         place += len(found)
     lines.flush()
-    for number, shard in enumerate(_shard_names(settings)):
+    for number, shard in enumerate(settings.shard_names):
         os.makedirs(build.path(shard), exist_ok=True)
         np.save(build.path(shard, "train.lines.npy"), lines[number :: settings.shards])
     rows = _rows(status, lambda block: block != KEPT)
@@ -569,7 +473,7 @@ def _dropped_by_kind(labels: str, status) -> Dict[str, int]:
     return dict(sorted(gone.items()))
 
 
-def _read_status(build: _Build, name: str):
+def _read_status(build: BuildFolder, name: str):
     import numpy as np
 
     return np.memmap(build.path("work", name), np.uint8, "r")
@@ -599,64 +503,8 @@ def _check_not_empty(tally: Counter) -> None:
         raise L2RWError(f"nothing is left of the training text after cleaning ({reasons}); check the files")
 
 
-def _piece_files(build: _Build, split: str, settings: Settings) -> List[str]:
+def _piece_files(build: BuildFolder, split: str, settings: Settings) -> List[str]:
     return [build.path("work", f"{split}.{lang}") for lang in settings.languages]
-
-
-def _shard_names(settings: Settings) -> List[str]:
-    return [f"shard{number}" for number in range(settings.shards)] if settings.shards > 1 else []
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# fairseq
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _binarise(build: _Build, settings: Settings, splits: Sequence[str], workers: int) -> None:
-    """Runs fairseq-preprocess on the pieces."""
-    for name in build.files():  # what a killed run left
-        if name.endswith((".bin", ".idx")) or os.path.basename(name).startswith("dict."):
-            os.remove(build.path(name))
-    tests = [split for split in ("test", "meta") if split in splits]
-    others = ["--validpref", "work/valid"]
-    others += ["--testpref", ",".join(f"work/{split}" for split in tests)] if tests else []
-    joined = ["--joined-dictionary"] if settings.joint else []
-    if settings.shards == 1:
-        _preprocess(build, settings, workers, ["--trainpref", "work/train", *others, *joined])
-    else:
-        known = ["--srcdict", f"dict.{settings.src}.txt", "--tgtdict", f"dict.{settings.tgt}.txt"]
-        _preprocess(build, settings, workers, ["--trainpref", "work/train", "--dict-only", *joined])
-        _preprocess(build, settings, workers, [*others, *known])
-        for shard in _shard_names(settings):
-            _preprocess(build, settings, workers, ["--trainpref", f"work/{shard}.train", *known], shard)
-    for number, split in enumerate(tests):  # fairseq numbers them: test, test1
-        given = f"test{number or ''}"
-        for name in os.listdir(build.folder):
-            if split != given and name.startswith(f"{given}.{settings.src}-{settings.tgt}."):
-                os.rename(build.path(name), build.path(split + name.removeprefix(given)))
-    for shard in _shard_names(settings):
-        for name in os.listdir(build.folder):
-            if name.endswith((".bin", ".idx")):
-                shutil.copyfile(build.path(name), build.path(shard, name))
-
-
-def _preprocess(build: _Build, settings: Settings, workers: int, options: Sequence[str], out: str = ".") -> None:
-    command = [sys.executable, "-m", "fairseq_cli.preprocess", "--destdir", out, "--workers", str(workers)]
-    command += ["--source-lang", settings.src, "--target-lang", settings.tgt, *options]
-    # Relative names, since fairseq splits prefixes at commas. Its joined dictionary goes through a Python set of file
-    # names: without a fixed hash seed, words of equal frequency change places from run to run.
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
-    logger.info("fairseq-preprocess %s", " ".join(options))
-    done = subprocess.run(
-        command, cwd=build.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8"
-    )
-    if done.returncode:
-        sys.stderr.write(done.stdout)
-        raise L2RWError(
-            f"fairseq-preprocess ended with status {done.returncode}; its messages stand above. Run the same command "
-            "again to go on from here"
-        )
-    os.remove(build.path(out, "preprocess.log"))  # it tells of a folder that is gone when the work is done
 
 
 def _progress(items: Iterable, what: str, total: Optional[int] = None) -> Iterator:

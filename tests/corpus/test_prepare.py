@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from fairseq_l2rw.cli.main import main
+from fairseq_l2rw.corpus import binarise as binarising
 from fairseq_l2rw.corpus import prepare as module
 from fairseq_l2rw.corpus.bitext import file_sha256, read_lines, write_lines
+from fairseq_l2rw.corpus.build_folder import BuildFolder, locked
 from fairseq_l2rw.corpus.lines import data_folder, line_map
 from fairseq_l2rw.corpus.prepare import Settings, prepare, read_record
 from fairseq_l2rw.corpus.toy import write_toy
@@ -240,7 +242,7 @@ def test_separate_models_own_meta_files_and_ratio(corpus, tmp_path):
 
 def test_a_labelled_corpus_keeps_its_noise(corpus, tmp_path, monkeypatch, caplog):
     """Duplicates and ratio are cleaned away by default, but not where a label file stands beside the text."""
-    monkeypatch.setattr(module, "_binarise", lambda *args: None)
+    monkeypatch.setattr(module, "binarise", lambda *args: None)
     settings = Settings("de", "en", vocab_size=500)
     with caplog.at_level("INFO"):
         labelled = prepare(str(tmp_path / "labelled"), corpus[0], settings)
@@ -257,7 +259,7 @@ def test_a_labelled_corpus_keeps_its_noise(corpus, tmp_path, monkeypatch, caplog
 
 
 def test_no_cleaning_keeps_all_but_empty_pairs(corpus, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "_binarise", lambda *args: None)
+    monkeypatch.setattr(module, "binarise", lambda *args: None)
     splits = [word for split, prefix in corpus[0].items() for word in (f"--{split}", prefix)]
     command = ["prepare", "--src", "de", "--tgt", "en", *splits, "--no-clean", "--vocab-size", "500", "--out"]
     assert main([*command, str(tmp_path / "data")]) == 0
@@ -293,7 +295,7 @@ def peak_memory(folder, size):
 
 def test_memory_grows_by_eight_bytes_a_pair(tmp_path, monkeypatch):
     """Twenty while hashes are merged; a set of Python's numbers takes over sixty."""
-    monkeypatch.setattr(module, "_binarise", lambda *args: None)
+    monkeypatch.setattr(module, "binarise", lambda *args: None)
     monkeypatch.setattr(module, "BLOCK", 500)
     for name in ("prepare", "pieces"):
         monkeypatch.setattr(f"fairseq_l2rw.corpus.{name}.CHUNK", 500)
@@ -318,9 +320,9 @@ def test_a_kill_after_each_stage(data, corpus, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         write(build, stage, result)
 
-    write = module._Build.mark
-    monkeypatch.setattr(module._Build, "mark", mark)
-    monkeypatch.setattr(module, "_preprocess", lambda build, *args: [
+    write = BuildFolder.mark
+    monkeypatch.setattr(BuildFolder, "mark", mark)
+    monkeypatch.setattr(binarising, "_preprocess", lambda build, *args: [
         shutil.copy(path, build.folder) for path in data.iterdir() if path.suffix in (".bin", ".idx") or "dict" in path.name
     ])  # fmt: skip
     out = tmp_path / "data"
@@ -341,9 +343,9 @@ def test_half_work_of_other_settings_is_not_used(corpus, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "_binarise", stop)
+        patch.setattr(module, "binarise", stop)
         prepare(str(tmp_path / "data"), corpus[0], SETTINGS)
-    monkeypatch.setattr(module, "_binarise", lambda *args: None)
+    monkeypatch.setattr(module, "binarise", lambda *args: None)
     result = prepare(str(tmp_path / "data"), corpus[0], replace(SETTINGS, meta_size=5))
     assert result["counts"]["meta"]["pairs"] == 5 == len(raw(tmp_path / "data", "meta", "de"))
 
@@ -352,7 +354,7 @@ def test_only_missing_files_are_made_again(data, corpus, tmp_path, monkeypatch):
     out = tmp_path / "data"
     shutil.copytree(data, out)
     (out / "raw" / "valid.en").unlink()
-    for name in ("_clean", "_train_sentencepiece", "_cut_into_pieces", "_binarise"):
+    for name in ("_clean", "_train_sentencepiece", "_cut_into_pieces", "binarise"):
         monkeypatch.setattr(module, name, None)
     assert prepare(str(out), corpus[0], SETTINGS)["reused"] is False
     assert_same(data, out)
@@ -362,8 +364,8 @@ def test_only_missing_files_are_made_again(data, corpus, tmp_path, monkeypatch):
 def test_one_at_a_time(corpus, tmp_path):
     out = str(tmp_path / "data")
     (tmp_path / ".data.partial").mkdir()
-    with module._locked(str(tmp_path / ".data.partial"), out):
-        with pytest.raises(L2RWError, match=r"another prepare is making it; wait for its end"):
+    with locked(str(tmp_path / ".data.partial"), out):
+        with pytest.raises(L2RWError, match=r"another process is making it; wait for its end"):
             prepare(out, corpus[0], SETTINGS)
 
 
@@ -488,14 +490,14 @@ def test_shards(corpus, tmp_path):
 def test_a_failure_of_fairseq_is_told_and_gone_on_from(corpus, tmp_path, monkeypatch, capsys):
     """It is not the text's fault (a full disk, say): what was done before stays."""
     failed = subprocess.CompletedProcess([], 1, stdout="what fairseq said\n")
-    monkeypatch.setattr(module.subprocess, "run", lambda *args, **kwargs: failed)
+    monkeypatch.setattr(binarising.subprocess, "run", lambda *args, **kwargs: failed)
     with pytest.raises(
         L2RWError, match=r"fairseq-preprocess ended with status 1; .*Run the same command again to go on"
     ):
         prepare(str(tmp_path / "data"), corpus[0], SETTINGS)
     assert "what fairseq said" in capsys.readouterr().err
     monkeypatch.setattr(module, "_cut_into_pieces", None)
-    monkeypatch.setattr(module, "_binarise", lambda *args: None)
+    monkeypatch.setattr(module, "binarise", lambda *args: None)
     assert prepare(str(tmp_path / "data"), corpus[0], SETTINGS)["reused"] is False
 
 
