@@ -76,7 +76,7 @@ class Learner:
         return self.step(head, [(inputs, gradient, None)], reduction="sum")
 
     def learn(self, head: int, rows: Tensor, target: Tensor, scale: float, seed: int) -> float:
-        """Takes rows into the replay, and the steps on it (one on the rows themselves without); returns the mean norm of their gradients.
+        """Keeps the rows and takes R steps on samples of what is kept (R = 0: one on the rows themselves); returns the mean norm of the gradients.
 
         Args:
             rows: features ``[N, D]``.
