@@ -99,7 +99,7 @@ def locked(folder: str, out: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise L2RWError(f"--out {out}: another process is making it; wait for its end") from error
+            raise L2RWError(f"--out {out}: another prepare is making it; wait for its end") from error
         yield
     finally:
         os.close(handle)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fairseq_l2rw.meta.config import MetaConfig
 from fairseq_l2rw.meta.error_normalizer import ErrorNormalizer
+from fairseq_l2rw.meta.features import running_mean
 from fairseq_l2rw.meta.replay import ReplayRows
 
 SQUARE_DECAY = 0.95
@@ -101,9 +102,9 @@ class Learner:
 
     def deviation(self, head: int, influence: Tensor) -> float | None:
         """Running root mean square of a head's influences ``[N]``, these included; None where all were zero."""
-        square, old = float(influence.square().mean()), self.influence_square[head]
-        self.influence_square[head] = square if old is None else SQUARE_DECAY * old + (1 - SQUARE_DECAY) * square
-        return self.influence_square[head] ** 0.5 or None
+        square = running_mean(self.influence_square[head], float(influence.square().mean()), SQUARE_DECAY)
+        self.influence_square[head] = square
+        return square**0.5 or None
 
     def step(self, head: int, batches: Iterable[tuple[Tensor, Tensor, float | None]], reduction: str = "mean") -> float:
         """One step for each batch of inputs, targets ``[N]`` and strength of the prior; returns the mean norm of the gradients."""

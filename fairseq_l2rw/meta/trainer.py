@@ -27,7 +27,7 @@ from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import clipping, hypergradient, influence, reweighters, selection, unrolled
 from fairseq_l2rw.meta.config import READING, MetaConfig
 from fairseq_l2rw.meta.dev_pass import DevPass, out_of_memory
-from fairseq_l2rw.meta.features import FeatureLayout, RunningScalars, feature_rows
+from fairseq_l2rw.meta.features import FeatureLayout, RunningScalars, feature_rows, running_mean
 from fairseq_l2rw.meta.functional import RandomState, own_random_stream, trainable
 from fairseq_l2rw.meta.ghost import SMALLEST_WEIGHT, Ghost
 from fairseq_l2rw.meta.history import ScoreHistory
@@ -418,7 +418,7 @@ class MetaTrainer(CountsSkipped):
         self.teacher.standardizer.update(rows)
         self.running.update_loss(float(rows[:, 0].mean()))
         tokens = float(rows[:, 3].exp().mean())
-        self.mean_tokens = tokens if self.mean_tokens is None else 0.99 * self.mean_tokens + 0.01 * tokens
+        self.mean_tokens = running_mean(self.mean_tokens, tokens, 0.99)
 
     def _begin_probe(self, dev_batch):
         """Shows the probe dev batches, sound and spoilt in every way: as many as :data:`FIRST_LOOK`, or as it keeps."""

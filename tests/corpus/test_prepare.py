@@ -365,7 +365,7 @@ def test_one_at_a_time(corpus, tmp_path):
     out = str(tmp_path / "data")
     (tmp_path / ".data.partial").mkdir()
     with locked(str(tmp_path / ".data.partial"), out):
-        with pytest.raises(L2RWError, match=r"another process is making it; wait for its end"):
+        with pytest.raises(L2RWError, match=r"another prepare is making it; wait for its end"):
             prepare(out, corpus[0], SETTINGS)
 
 
