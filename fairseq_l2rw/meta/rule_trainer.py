@@ -17,8 +17,9 @@ from fairseq_l2rw.meta.functional import RandomState, trainable
 from fairseq_l2rw.meta.records import BatchRecord
 from fairseq_l2rw.meta.skipped import CountsSkipped
 from fairseq_l2rw.meta.student import Student
-from fairseq_l2rw.meta.trainer import TeacherReport
+from fairseq_l2rw.meta.teacher_report import TeacherReport
 from fairseq_l2rw.meta.weighting import guarded
+from fairseq_l2rw.meta.workers import Workers
 
 
 class RuleTrainer(CountsSkipped):
@@ -30,12 +31,12 @@ class RuleTrainer(CountsSkipped):
         layout: FeatureLayout,
         config: MetaConfig,
         teacher: str,
-        gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+        workers: Workers | None = None,
         identify: Callable[[Any], Tensor] | None = None,
         observe: Callable[[Any, Tensor], None] | None = None,
     ):
         # a rule has no heads, and its J is the loss
-        self.student, self.config, self.gather = student, dataclasses.replace(config, objective="loss"), gather
+        self.student, self.config, self.workers = student, dataclasses.replace(config, objective="loss"), workers or Workers()
         self.identify, self.observe = identify, observe
         self.parameters = list(trainable(student.module).values())
         self.name = teacher
@@ -114,8 +115,7 @@ class RuleTrainer(CountsSkipped):
         self._records = []
         if not self.started:
             return None
-        failed = torch.tensor([float(self.teacher.failure != "")], device=self.parameters[0].device)
-        if self.gather(failed).any():
+        if self.workers.anywhere(self.teacher.failure != "", self.parameters[0].device):
             return self._skip(self.teacher.failure or "another worker's weights")
         self.skipped_in_a_row = 0
         return self._report(records)
@@ -142,11 +142,10 @@ class RuleTrainer(CountsSkipped):
         if self.identify is None:
             return None
         none = torch.zeros(0, dtype=torch.int64, device=self.parameters[0].device)
-        return self.gather(torch.cat([none, *(self.identify(r.batch).to(none) for r in records)]))
+        return self.workers.gather(torch.cat([none, *(self.identify(r.batch).to(none) for r in records)]))
 
     def _gathered(self, tensors: list[Tensor], *shape: int) -> Tensor:
-        own = torch.cat(tensors) if tensors else torch.zeros(0, *shape, device=self.parameters[0].device)
-        return self.gather(own)
+        return self.workers.rows(tensors, self.parameters[0].device, *shape)
 
     def state_dict(self) -> dict:
         """Tensors and plain Python only; equal on all workers."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterable
 
 import torch
@@ -26,10 +26,11 @@ from torch import Tensor
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import clipping, hypergradient, influence, reweighters, selection, unrolled
 from fairseq_l2rw.meta.config import READING, MetaConfig
-from fairseq_l2rw.meta.dev_pass import DevPass, out_of_memory
+from fairseq_l2rw.meta.dev_pass import DevPass
 from fairseq_l2rw.meta.features import FeatureLayout, RunningScalars, feature_rows, running_mean
 from fairseq_l2rw.meta.functional import RandomState, own_random_stream, trainable
-from fairseq_l2rw.meta.ghost import SMALLEST_WEIGHT, Ghost
+from fairseq_l2rw.meta.ghost import SMALLEST_WEIGHT
+from fairseq_l2rw.meta.ghost_reader import GhostReader
 from fairseq_l2rw.meta.history import ScoreHistory
 from fairseq_l2rw.meta.learner import Learner
 from fairseq_l2rw.meta.linearize import StepRule, rule_for
@@ -37,8 +38,10 @@ from fairseq_l2rw.meta.masters import Master
 from fairseq_l2rw.meta.objective import DevGradient, Objective
 from fairseq_l2rw.meta.probe import ProbeTrainer
 from fairseq_l2rw.meta.records import BatchRecord, StepRecord
+from fairseq_l2rw.meta.repeated_pass import RepeatedPass
 from fairseq_l2rw.meta.skipped import CountsSkipped
 from fairseq_l2rw.meta.student import Student
+from fairseq_l2rw.meta.teacher_report import TeacherReport
 from fairseq_l2rw.meta.train_scale import TrainScale
 from fairseq_l2rw.meta.weighting import guarded
 from fairseq_l2rw.meta.window import Window
@@ -51,34 +54,6 @@ FIRST_LOOK = 64
 NOTHING_SEEN = "no sentence pair was seen in the update"
 #: the factor of the dev loss to begin with where activations are in half precision
 HALF_LOSS_SCALE = 2.0**15
-
-
-@dataclass(frozen=True)
-class TeacherReport:
-    """What one teacher update was.
-
-    Attributes:
-        head: name of the head that was trained.
-        meta_loss: J on the clean dev batch, nats per token; None where none was used.
-        gradient_norm: of the teacher's parameters, mean over the steps taken.
-        influence: c_i of all rows of the update ``[N]``, nats; not a number where there is no dev batch.
-        weight_gradient: dJ / dw_i ``[N]``.
-        weights: w_i that the student's step used ``[N]``.
-        shares: w_i c_i / W ``[N]``, nats per token: to first order, what the example's part in the student's step did
-            to J; they sum to the predicted change of J.
-        ids: what ``identify`` calls the examples ``[N]``; None without it.
-        scales: head -> what influences are measured by, over the dev scale; none of heads for which that is what they are measured by.
-    """
-
-    head: str
-    meta_loss: float | None
-    gradient_norm: float
-    influence: Tensor
-    weight_gradient: Tensor
-    weights: Tensor
-    shares: Tensor
-    ids: Tensor | None
-    scales: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,7 +114,7 @@ class MetaTrainer(CountsSkipped):
     ):
         if half:
             _check_half(config)
-        self.student, self.config, self.half = student, config, half
+        self.student, self.config = student, config
         self.workers, self.identify, self.observe, self.number = workers or Workers(), identify, observe, number
         named, count = selection.in_front(trainable(student.module), config.params)
         self.names, self.parameters = list(named), list(named.values())
@@ -164,6 +139,9 @@ class MetaTrainer(CountsSkipped):
             self.probe.probe.decay = config.history
         self.running = RunningScalars()
         self.mean_tokens: float | None = None
+        dtype = torch.bfloat16 if config.precision == "bfloat16" else None
+        self.reader = GhostReader(self.names[:count], self.through, dtype, self.workers)
+        self.repeated = RepeatedPass(student, self.parameters, half=half)
         self.gradient_mode = config.gradient
         self.optimizer: torch.optim.Optimizer | None = None
         self.rule: StepRule | None = None
@@ -171,11 +149,8 @@ class MetaTrainer(CountsSkipped):
         self._saved_window: list[dict] = []
         self.updates = 0
         self._ahead: _Ahead | None = None
-        self._axes: dict = {}
-        self._watching: Ghost | None = None
         self._begin_records()
         self._ignored = self._unfinished = False
-        self._checked = False
 
     # ---- the student's side -------------------------------------------------
 
@@ -206,11 +181,18 @@ class MetaTrainer(CountsSkipped):
         Raises:
             L2RWError: ``half``, and a layer has no forward-mode rule.
         """
-        if self.half:
-            try:
-                influence.check_forward_mode(self.student, self.parameters, len(self.through), batch)
-            except influence.NoForwardMode as error:
-                raise _needs_single_precision(error) from error
+        self.repeated.check_student(len(self.through), batch)
+
+    @property
+    def gradient_mode(self) -> str:
+        """How the hypergradient is had by now: ``config.gradient``, or what took its place."""
+        return self._instead or self.repeated.mode
+
+    @gradient_mode.setter
+    def gradient_mode(self, mode: str) -> None:
+        self._instead = None if mode in influence.MODES else mode
+        if self._instead is None:
+            self.repeated.mode = mode
 
     @property
     def attached(self) -> bool:
@@ -247,7 +229,7 @@ class MetaTrainer(CountsSkipped):
     def drop_records(self) -> None:
         """The gradients of this update so far are lost, and so is what was recorded of it."""
         self._begin_records()
-        self._watching, self._ignored = None, False
+        self._ignored = False
         if self.window is not None:
             self.window.drop_unfinished()
 
@@ -257,17 +239,14 @@ class MetaTrainer(CountsSkipped):
         self._numbers: list[Tensor] = []
         self._scores: list[Tensor] = []
         self._records: list[BatchRecord] = []
-        self._ghosts: list[Ghost] = []
+        self.reader.begin()
         self._inputs: Tensor | None = None  # of the teacher, from weigh to record
 
     def watched(self):
         """A context for the student's forward pass of a micro-batch, from the batch to the losses."""
         if not self._reads:
             return nullcontext()
-        vector = None if self.gradient_mode == "backward" else self._ahead.vector
-        dtype = torch.bfloat16 if self.config.precision == "bfloat16" else None
-        self._watching = Ghost(self.names, self.through, self._axes, vector, dtype)
-        return self._watching
+        return self.reader.watch(None if self.gradient_mode == "backward" else self._ahead.vector)
 
     @property
     def _reads(self) -> bool:
@@ -336,14 +315,8 @@ class MetaTrainer(CountsSkipped):
         Raises:
             L2RWError: the influence is to be read from the backward pass, and the forward pass was not watched.
         """
-        if self._reads:
-            if self._watching is None:
-                raise L2RWError(
-                    f"--meta-gradient {self.gradient_mode}: run the student's forward pass inside `with meta.watched():`"
-                )
-            self._watching.attach(losses)
-            self._ghosts.append(self._watching)
-            self._watching = None
+        if self._reads and not self.reader.attach(losses):
+            raise L2RWError(f"--meta-gradient {self.gradient_mode}: run the student's forward pass inside `with meta.watched():`")
         self._rows.append(features)
         inputs, self._inputs = self._inputs, None
         if inputs is None and self.started:  # the weights came from elsewhere
@@ -363,8 +336,9 @@ class MetaTrainer(CountsSkipped):
         their sizes out of the denominator, and so does this.
         """
         self._ignored = True
-        for kept in (self._rows, self._numbers, self._scores, self._records, self._ghosts):
+        for kept in (self._rows, self._numbers, self._scores, self._records):
             del kept[-1:]
+        self.reader.drop_last()
 
     # ---- around the optimizer's step ----------------------------------------
 
@@ -405,11 +379,6 @@ class MetaTrainer(CountsSkipped):
         if self.due and self.config.interval >= self.config.window:  # no window to come begins within this one
             self.window.clear()
         return report
-
-    def _gathered(self, tensors: list[Tensor], *shape: int, dtype: torch.dtype = torch.float) -> Tensor:
-        """Rows of all workers from this worker's micro-batches, of which there may be none: ``[N, *shape]``."""
-        own = torch.cat(tensors) if tensors else torch.zeros(0, *shape, dtype=dtype, device=self.parameters[0].device)
-        return self.workers.gather(own)
 
     def _renew_statistics(self, rows: Tensor) -> None:
         rows = rows[torch.isfinite(rows).all(1)]
@@ -544,7 +513,7 @@ class MetaTrainer(CountsSkipped):
         rows = self._rows_of(step)
         if not len(rows.weights):
             return self._skip(NOTHING_SEEN)
-        c = self._read_ghosts(ahead.vector, rows)
+        c = self._read(ahead.vector, rows)
         if c is None:
             return self._skip("--meta-gradient ghost gave way to forward")
         self._take_scale(ahead.dev, step, ahead.vector)
@@ -554,48 +523,30 @@ class MetaTrainer(CountsSkipped):
         gradient = hypergradient.weight_gradient(c, rows.weights, rows.sizes, self.config.normalization)
         return self._learn_from(ahead.dev, [rows], [c], [gradient])
 
-    def _read_ghosts(self, vector: list[Tensor], rows: _Rows) -> Tensor | None:
-        ghosts, step = self._ghosts, self.window.steps[-1]
-        problems, c = [problem for ghost in ghosts for problem in ghost.problems], None
-        if not self._anywhere(bool(problems)):
-            given = vector if self.gradient_mode == "backward" else None
-            c = self._gathered([ghost.influence(given) for ghost in ghosts])
-            if self._checked:
-                return c
-            self._checked = True
-            problems = self._escaped(ghosts, step, vector, c, rows)
-            if not self._anywhere(bool(problems)):
-                self.window.copies = False  # no other pass is to be expected
-                return c
+    def _read(self, vector: list[Tensor], rows: _Rows) -> Tensor | None:
+        """c_i of all workers' rows from the student's own backward pass; None where it cannot be read, now and from then on."""
+        c = self.reader.read(self.window.steps[-1], vector, rows.weights, rows.denominator)
+        if c is not None:
+            self.window.copies = False  # no other pass is to be expected
+            return c
+        problems = self.reader.problems
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         logger.warning(
             "--meta-gradient %s does not cover %s%s: --meta-gradient forward takes its place",
             self.gradient_mode, "; ".join(problems[:3]) or "a use of parameters on another worker", more,
         )  # fmt: skip
-        self.gradient_mode, self._ahead, self._checked, self.window.copies = "forward", None, False, True
+        self.gradient_mode, self._ahead, self.window.copies = "forward", None, True
         return None
 
-    def _escaped(self, ghosts, step, vector, c, rows) -> list[str]:
-        """What escaped the ghosts, in words. The gradient of the whole step, times v, is sum_i w_i c_i / W."""
-        seen = {i for ghost in ghosts for i in ghost.seen}
-        missed = [
-            f"{name} (its use was not seen)"
-            for name, p, v in zip(self.names, self.through, vector)
-            if ghosts and id(p) not in seen and p.grad is not None and (p.grad * v).any()
-        ]
-        f = 1.0 if step.raw_norm is None else clipping.factor(step.raw_norm, step.max_norm)
-        moved = [(g, v) for g, v in zip(step.gradients, vector) if g is not None]
-        g, v = [g for g, _ in moved], [v for _, v in moved]
-        rounding = (1e-5 if self.config.precision == "full" else 1e-3) * clipping.norm(g) * clipping.norm(v) / f
-        whole = clipping.dot(g, v) / f
-        shares = rows.weights * c / rows.denominator
-        # clipping makes v orthogonal to g: in a batch of one pair nothing but rounding is left
-        if not missed and abs(float(shares.sum()) - whole) > 0.02 * float(shares.abs().sum()) + rounding:
-            missed.append(f"the step as a whole ({float(shares.sum()):.3g} instead of {whole:.3g})")
-        return missed
+    def _curvature(self, step: StepRecord, vector: list[Tensor], denominator: Tensor) -> list[Tensor]:
+        total = [torch.zeros_like(p) for p in self.through]
+        for record in step.records:
+            torch._foreach_add_(total, self.repeated.curvature(step.parameters, vector, record, denominator))
+        return self.workers.add_up(total)
 
-    def _anywhere(self, here: bool) -> bool:
-        return bool(self.workers.gather(torch.tensor([float(here)], device=self.parameters[0].device)).any())
+    def _gathered(self, tensors: list[Tensor], *shape: int, dtype: torch.dtype = torch.float) -> Tensor:
+        """Rows of all workers from this worker's micro-batches: ``[N, *shape]``."""
+        return self.workers.rows(tensors, self.parameters[0].device, *shape, dtype=dtype)
 
     def _rows_of(self, step: StepRecord) -> _Rows:
         weights = self._gathered([r.weights for r in step.records])
@@ -617,7 +568,7 @@ class MetaTrainer(CountsSkipped):
         if len(steps) == 1:
             vector = step_vector(dev.adjoint, use_up=True)  # as large as the student, and the next pass needs room
             vectors, copied = [(steps[0], vector)], self.window.copies
-            c = self._read_ghosts(vector, rows[0]) if self.gradient_mode == "backward" else None
+            c = self._read(vector, rows[0]) if self.gradient_mode == "backward" else None
             if c is not None:
                 self._take_scale(dev, steps[0], vector)
                 return [c]
@@ -631,53 +582,8 @@ class MetaTrainer(CountsSkipped):
         for step, v in vectors:
             if not out:  # the newest step comes first
                 self._take_scale(dev, step, v)
-            out.append(self._gathered([self._influence(step, v, record) for record in step.records]))
+            out.append(self._gathered([self.repeated.influence(step.parameters, v, record) for record in step.records]))
         return out[::-1]
-
-    def _influence(self, step: StepRecord, vector: list[Tensor], record: BatchRecord) -> Tensor:
-        arguments = (self.student, self.parameters, step.parameters, vector, record)
-        try:
-            losses, c = influence.MODES[self.gradient_mode](*arguments)
-        except influence.NoForwardMode as error:
-            if self.half:
-                raise _needs_single_precision(error) from error
-            logger.warning(
-                "a layer of the student has no forward-mode rule: --meta-gradient finite-difference takes its place (%s)",
-                error,
-            )
-            self.gradient_mode = "finite-difference"
-            losses, c = influence.finite_difference(*arguments)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            logger.warning("the influence pass over a batch does not fit into memory: give a smaller --max-tokens")
-            return torch.full_like(record.losses, float("nan"))
-        self._check_repeated(losses, record)
-        return c
-
-    def _curvature(self, step: StepRecord, vector: list[Tensor], denominator: Tensor) -> list[Tensor]:
-        total = [torch.zeros_like(p) for p in self.through]
-        for record in step.records:
-            part = influence.CURVATURES[self.gradient_mode](
-                self.student, self.parameters, step.parameters, vector, record, denominator
-            )
-            torch._foreach_add_(total, part)
-        return self.workers.add_up(total)
-
-    def _check_repeated(self, losses: Tensor, record: BatchRecord) -> None:
-        """Once: does the influence pass really repeat the student's step?"""
-        if self._checked:
-            return
-        self._checked = True
-        made = record.losses.float()
-        # in the mean: single losses of a step in half precision may be several per cent away
-        apart = float((losses.float() - made).abs().mean())
-        if apart > 1e-2 * float(made.abs().mean()) + 1e-3:
-            logger.warning(
-                "the influence pass does not repeat the student's step (losses differ by %.3g in the mean): "
-                "the student draws random numbers outside torch's generator; influences are noisy",
-                apart,
-            )
 
     # ---- the teacher's step -------------------------------------------------
 
@@ -768,13 +674,6 @@ class MetaTrainer(CountsSkipped):
         saved = {key[len(name) :]: value for key, value in state["teacher"].items() if key.startswith(name)}
         if saved and saved["mean"].shape == self.teacher.standardizer.mean.shape:
             self.teacher.standardizer.load_state_dict(saved)
-
-
-def _needs_single_precision(error: influence.NoForwardMode) -> L2RWError:
-    return L2RWError(
-        f"--meta-gradient: a layer of the student has no forward-mode rule ({error}), and finite differences "
-        "need single precision; leave out --fp16, --bf16 or --amp"
-    )
 
 
 def _check_half(config: MetaConfig) -> None:

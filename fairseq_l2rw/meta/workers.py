@@ -24,6 +24,14 @@ class Workers:
         """Rows ``[N_r, ...]`` of this worker -> those of all ``[sum N_r, ...]``, in the order of ranks, the same on each."""
         return rows
 
+    def rows(self, tensors: list[Tensor], device: torch.device, *shape: int, dtype: torch.dtype = torch.float) -> Tensor:
+        """Rows of all workers ``[N, *shape]`` from those of this one's micro-batches, of which there may be none."""
+        return self.gather(torch.cat(tensors) if tensors else torch.zeros(0, *shape, dtype=dtype, device=device))
+
+    def anywhere(self, here: bool, device: torch.device) -> bool:
+        """Is it so on any worker?"""
+        return bool(self.gather(torch.tensor([float(here)], device=device)).any())
+
     def gather_list(self, items: list[Any]) -> list[Any]:
         """The same for a list of anything that can be pickled."""
         return items

@@ -167,8 +167,7 @@ class L2RWTranslationTask(TranslationTask):
                 raise L2RWError(
                     f"--teacher {self.cfg.teacher} needs single precision; leave out --fp16, --bf16 or --amp"
                 )
-            gather = workers().gather
-            return RuleTrainer(student, layout, meta_config(self.cfg), self.cfg.teacher, gather, identify, observe)
+            return RuleTrainer(student, layout, meta_config(self.cfg), self.cfg.teacher, workers(), identify, observe)
         return MetaTrainer(
             student,
             layout,

@@ -131,7 +131,7 @@ class Core(Method):
         layout = FeatureLayout(student.widths)
         self.core: MetaTrainer | RuleTrainer
         if self.is_rule:
-            self.core = RuleTrainer(student, layout, settings, config.teacher, workers.gather)
+            self.core = RuleTrainer(student, layout, settings, config.teacher, all_workers())
             return
         self.core = MetaTrainer(
             student,

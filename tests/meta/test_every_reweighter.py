@@ -103,8 +103,8 @@ def test_no_pair_is_left(name):
     elif name == "self_paced":
         trainer.teacher.first.fill_(0.0)
     else:
-        influences = trainer.teacher._influences
-        trainer.teacher._influences = lambda *a: influences(*a).abs()  # every pair raises J
+        influences = trainer.teacher.repeated.influence
+        trainer.teacher.repeated.influence = lambda *a: influences(*a).abs()  # every pair raises J
     assert (weights_of(trainer, BATCHES[0])[1] == 1).all()
 
 

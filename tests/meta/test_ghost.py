@@ -287,7 +287,7 @@ def test_the_trainer_reads_the_influence_of_the_vector_that_it_had():
             want.append(clipping_dot(gradients, vector))
     want = torch.tensor(want, dtype=torch.float64)
     assert close(report.influence, want) and want.abs().max() > 1e-4
-    assert trainer._ghosts == [] and trainer.window.steps == []
+    assert trainer.reader.ghosts == [] and trainer.window.steps == []
     # and the newest vector is another one
     assert not any(torch.equal(a, b) for a, b in zip(vector, trainer._ahead.vector))
 
@@ -306,7 +306,7 @@ def test_backward_is_as_exact_as_forward(max_norm, normalization):
         for gradient in ("backward", "forward"):
             trainer = make_trainer(*copy.deepcopy((student, optimizer)), gradient=gradient, **settings)
             reports[gradient] = run_update(trainer, BATCHES, 1, max_norm, updates=0)[0]
-            assert trainer.gradient_mode == gradient and trainer._ghosts == []
+            assert trainer.gradient_mode == gradient and trainer.reader.ghosts == []
         assert close(reports["backward"].influence, reports["forward"].influence)
         assert reports["backward"].gradient_norm == pytest.approx(reports["forward"].gradient_norm, rel=1e-6)
 

@@ -215,13 +215,10 @@ def test_single_precision():
 
 def test_the_trainer_announces_finite_differences(caplog):
     """A layer without forward mode: finite differences take over for good, and the log says so once."""
-    from types import SimpleNamespace
-
     student, parameters, theta, vector, record, want = prepared(NO_FORWARD["lstm"])
-    trainer = MetaTrainer(student, FeatureLayout(()), MetaConfig(objective="loss"))
-    step = SimpleNamespace(parameters=theta)
+    trainer = MetaTrainer(student, FeatureLayout(()), MetaConfig(objective="loss", gradient="forward"))
     with caplog.at_level(logging.WARNING):
-        got = [trainer._influence(step, vector, record) for _ in range(2)]
+        got = [trainer.repeated.influence(theta, vector, record) for _ in range(2)]
     assert trainer.gradient_mode == "finite-difference"
     assert len(caplog.records) == 1 and "--meta-gradient finite-difference takes its place" in caplog.text
     for c in got:

@@ -13,19 +13,13 @@ and the options of the teacher do not apply. A micro-batch is normalised by itse
 
 from __future__ import annotations
 
-import logging
-
 import torch
-from torch import Tensor
 
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.meta import influence
-from fairseq_l2rw.meta.dev_pass import out_of_memory
 from fairseq_l2rw.meta.objective import Objective
+from fairseq_l2rw.meta.repeated_pass import RepeatedPass
 from fairseq_l2rw.meta.reweighters import register_rule
 from fairseq_l2rw.meta.reweighters.rule import Rule
-
-logger = logging.getLogger(__name__)
 
 
 @register_rule("l2r")
@@ -34,7 +28,7 @@ class LearningToReweight(Rule):
 
     def __init__(self, student, parameters, config):
         super().__init__(student, parameters, config)
-        self.mode = "finite-difference" if config.gradient == "finite-difference" else "forward"
+        self.repeated = RepeatedPass(student, self.theta, "finite-difference" if config.gradient == "finite-difference" else "forward")
         self._dev, self._influence = None, []
 
     def begin_update(self, updates, dev_batch, running):
@@ -47,7 +41,7 @@ class LearningToReweight(Rule):
     def weights(self, record):
         if self._dev is None:
             return torch.ones_like(record.losses)
-        c = self._influences(record, [-g for g in self._dev.adjoint])
+        c = self.repeated.influence([p.detach() for p in self.theta], [-g for g in self._dev.adjoint], record)
         self._influence.append(c)
         if not torch.isfinite(c).all():
             self.failure = (
@@ -58,21 +52,6 @@ class LearningToReweight(Rule):
         helps = (-c).clamp(min=0)
         total = helps.sum()
         return torch.where(total > 0, helps * (len(helps) / total), 0.0)
-
-    def _influences(self, record, vector) -> Tensor:
-        arguments = (self.student, self.theta, [p.detach() for p in self.theta], vector, record)
-        try:
-            return influence.MODES[self.mode](*arguments)[1]
-        except influence.NoForwardMode as error:
-            logger.warning(
-                "a layer of the student has no forward-mode rule: --meta-gradient finite-difference takes its place (%s)", error
-            )
-            self.mode = "finite-difference"
-            return self._influences(record, vector)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            return torch.full_like(record.losses, float("nan"))
 
     def forward(self, rows):
         raise L2RWError(
