@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
+from typing import Any, Callable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 #: passes without an overflow after which a factor that was halved is doubled again
 GROWTH_INTERVAL = 2000
+
+
+class CannotSpoil(Exception):
+    """A dev batch cannot be spoilt in the way that is asked for."""
 
 
 class DevPass:
@@ -55,26 +59,42 @@ class DevPass:
         ``keep`` does not free the graph of the pass, for the student to use once more. The gradient is None where it is not finite or the batch did
         not fit into memory.
         """
+        value, gradient, (seen, _) = self._pass(student, parameters, batch, None, 0.0, examine, keep)
+        return value, gradient, seen
+
+    def difference(
+        self, student: Student, parameters: list[nn.Parameter], batch: Any, spoil: Callable[[], Any], alpha: float, examine: bool = False
+    ) -> tuple[float, list[Tensor] | None, list[Examined | None]]:
+        """As a call, the gradient of l(batch) - alpha l(spoilt) by one backward pass: the loss of the batch, and what was seen of both.
+
+        ``spoil`` makes the spoilt one, with as many examples, once the sound one was looked at.
+
+        Raises:
+            CannotSpoil: it gave None.
+        """
+        return self._pass(student, parameters, batch, spoil, alpha, examine, False)
+
+    def _pass(self, student, parameters, batch, spoil, alpha, examine, keep) -> tuple[float, list[Tensor] | None, list[Examined | None]]:
         part, share, shared = self._part(student, batch)
         self.failure = ""
         while True:
-            state, gradients, examined = self._own(student, parameters, part, share, examine, keep)
+            state, gradients, seen = self._own(student, parameters, part, share, spoil, alpha, examine, keep)
             state, *gradients = self.workers.add_up([state, *gradients])
             value, too_large = state.tolist()
             if too_large:
                 self.failure = "a dev batch does not fit into memory: give a smaller --meta-max-tokens"
                 logger.warning("%s", self.failure)
-                return value, None, None
+                return value, None, [None, None]
             sound = math.isfinite(value)
             if sound and torch.stack(torch._foreach_norm(gradients)).isfinite().all():
                 self._passed()
-                return value, gradients, self._of_all(examined) if examine and shared else examined
+                return value, gradients, [one if one is None or not shared else self._of_all(one) for one in seen]
             if not sound or self.loss_scale <= 1:
                 self.failure = (
                     "loss or gradient of a dev batch is not finite: the student may have diverged (lower --lr), or "
                     "--meta-subset has pairs that no model can read"
                 )
-                return value, None, None
+                return value, None, [None, None]
             self.loss_scale, self.clean = self.loss_scale / 2, 0
 
     def look(self, student: Any, batch: Any) -> Examined:
@@ -97,19 +117,21 @@ class DevPass:
         if self.clean == GROWTH_INTERVAL:
             self.loss_scale, self.clean = min(2 * self.loss_scale, self.largest), 0
 
-    def _own(self, student, parameters, batch, share, examine, keep):
-        """``([share of the loss, 1 if out of memory], gradients, what was seen)`` of this worker's part."""
+    def _own(self, student, parameters, part, share, spoil, alpha, examine, keep):
+        """``([share of the loss, 1 if out of memory], gradients, what was seen of sound and spoilt)`` of this worker's part."""
         device = parameters[0].device
-        gradients, examined = [None] * len(parameters), None
+        gradients, seen = [None] * len(parameters), [None, None]
         try:
             with torch.enable_grad(), evaluating(student.module):
-                if examine:
-                    examined = student.examine(batch)
-                    loss = examined.losses.sum() / examined.n_tokens.sum()
-                    examined = examined._replace(losses=examined.losses.detach())
-                else:
-                    loss = student.dev_loss(batch)
-                scaled = loss * self.loss_scale if self.loss_scale != 1 else loss
+                loss, seen[0] = self._loss(student, part, examine)
+                total = loss
+                if spoil is not None:
+                    spoilt = spoil()
+                    if spoilt is None:
+                        raise CannotSpoil
+                    other, seen[1] = self._loss(student, self._part(student, spoilt)[0], examine)
+                    total = loss - alpha * other
+                scaled = total * self.loss_scale if self.loss_scale != 1 else total
                 gradients = torch.autograd.grad(scaled, parameters, allow_unused=True, retain_graph=keep)
             state = torch.tensor([float(loss.detach()) * share, 0.0], dtype=torch.float64, device=device)
         except RuntimeError as error:
@@ -118,7 +140,14 @@ class DevPass:
             state = torch.tensor([0.0, 1.0], dtype=torch.float64, device=device)
         out = [at_least_single(torch.zeros_like(p) if g is None else g).detach() for p, g in zip(parameters, gradients)]
         factor = share / self.loss_scale
-        return state, out if factor == 1 else list(torch._foreach_mul(out, factor)), examined
+        return state, out if factor == 1 else list(torch._foreach_mul(out, factor)), seen
+
+    def _loss(self, student, part, examine) -> tuple[Tensor, Examined | None]:
+        """Per token, attached, and what was seen, detached."""
+        if not examine:
+            return student.dev_loss(part), None
+        seen = student.examine(part)
+        return seen.losses.sum() / seen.n_tokens.sum(), seen._replace(losses=seen.losses.detach())
 
     def _of_all(self, examined: Examined) -> Examined:
         """What all workers saw, in the order of the whole batch."""

@@ -32,6 +32,7 @@ from fairseq_l2rw.meta.masters import at_least_single
 from fairseq_l2rw.meta.student import Student
 
 CLEAN = "clean"
+CANNOT_SPOIL = "a dev batch cannot be spoilt as '{}': leave that kind out of --meta-contrast, or give a larger --meta-subset"
 #: `auto` contrasts this much harder than the midpoint (in trials it separated better)
 AUTO_FACTOR = 1.7
 #: the share of the newest inner products in their averages
@@ -108,25 +109,14 @@ class Objective:
             kind = self.kinds[head]
         turn, self.turn = self.turn, self.turn + 1
         terms = (CLEAN,) if kind is None else (CLEAN, kind)
-        newest, values, examined = {}, {}, {}
-        for term in terms:
-            # after the sound pass, which may have shown what the spoilt one is made from
-            data = batch if term == CLEAN else student.corrupt(batch, kind, self.seed + turn)
-            if data is None:
-                self.failure = (
-                    f"a dev batch cannot be spoilt as '{kind}': leave that kind out of --meta-contrast, or give a larger "
-                    "--meta-subset"
-                )
-                return None
-            keep = len(terms) > 1 and term == CLEAN and getattr(student, "one_pass", False)
-            values[term], newest[term], examined[term] = self.dev_pass(student, parameters, data, self.examine, keep)
-            if newest[term] is None:
-                self.failure = self.dev_pass.failure
-                return None
+        found = self._apart(student, parameters, batch, terms, turn)
+        if found is None:
+            return None
+        value, newest, examined = found
         if self.examine:
             self.examined = head, examined
         if kind is None and self.momentum == 0:  # nothing to average it with, or to compare with it later
-            return DevGradient(head, newest[CLEAN], values[CLEAN], 0.0)
+            return DevGradient(head, newest[CLEAN], value, 0.0)
         alpha = self.alpha(kind) if kind else 0.0
         if kind and products is not None and all(self.counts.get(term) for term in terms):
             self._calibrate(kind, newest, products)
@@ -136,7 +126,24 @@ class Objective:
         if kind:
             for a, b in zip(adjoint, self.averages[kind]):
                 a.add_(b.to(a.dtype), alpha=-alpha / self._correction(kind))
-        return DevGradient(head, adjoint, values[CLEAN], alpha)
+        return DevGradient(head, adjoint, value, alpha)
+
+    def _apart(self, student, parameters, batch, terms, turn) -> tuple[float, dict[str, list[Tensor]], dict] | None:
+        """The clean loss, and of each term its gradient and what was seen; None, and why in :attr:`failure`, where one cannot be had."""
+        newest, values, examined = {}, {}, {}
+        for term in terms:
+            # after the sound pass, which may have shown what the spoilt one is made from
+            data = batch if term == CLEAN else student.corrupt(batch, term, self.seed + turn)
+            if data is None:
+                self.failure = CANNOT_SPOIL.format(term)
+                return None
+            keep = len(terms) > 1 and term == CLEAN and getattr(student, "one_pass", False)
+            values[term], gradient, examined[term] = self.dev_pass(student, parameters, data, self.examine, keep)
+            if gradient is None:
+                self.failure = self.dev_pass.failure
+                return None
+            newest[term] = gradient
+        return values[CLEAN], newest, examined
 
     def alpha(self, kind: str) -> float:
         """alpha_k: as given, or from the inner products so far (0.3 before there are any)."""
@@ -154,11 +161,11 @@ class Objective:
         """Takes the inner products of the newest gradients with the averages without them into averages of their own."""
         terms = (CLEAN, kind)
         found = products([newest[a] for a in terms], [self.averages[b] for b in terms])
-        seen = [-found[b][a] / self._correction(terms[b]) for a in (0, 1) for b in (0, 1)]
+        self._take_products(kind, [-found[b][a] / self._correction(terms[b]) for a in (0, 1) for b in (0, 1)], PRODUCT_SHARE)
+
+    def _take_products(self, kind: str, seen: list[float], share: float) -> None:
         old = self.products.get(kind)
-        self.products[kind] = (
-            seen if old is None else [(1 - PRODUCT_SHARE) * o + PRODUCT_SHARE * s for o, s in zip(old, seen)]
-        )
+        self.products[kind] = seen if old is None else [(1 - share) * o + share * s for o, s in zip(old, seen)]
 
     def scale(self, dev: DevGradient, mean_tokens: float) -> float | None:
         """The dev scale of this turn's kind, in the influence's unit; None while it is unknown.
@@ -169,12 +176,15 @@ class Objective:
         kind = self.kinds[dev.head] if self.kinds else None
         if kind not in self.products:
             return None
-        clean, clean_spoilt, spoilt_clean, spoilt = self.products[kind]
-        distance = (clean - dev.alpha * clean_spoilt) - (spoilt_clean - dev.alpha * spoilt)
+        distance, size = self._distance(kind, dev.alpha)
         # while both average pairs still look alike the distance is noise: hold it away from zero
-        floor = 0.1 * (abs(clean) + dev.alpha * abs(spoilt))
-        size = 0.5 * mean_tokens * max(distance, floor)
-        return size if size > 0 else None
+        scale = 0.5 * mean_tokens * max(distance, 0.1 * size)
+        return scale if scale > 0 else None
+
+    def _distance(self, kind: str, alpha: float) -> tuple[float, float]:
+        """Of the influences of an average clean and an average spoilt dev token, and their size."""
+        clean, clean_spoilt, spoilt_clean, spoilt = self.products[kind]
+        return (clean - alpha * clean_spoilt) - (spoilt_clean - alpha * spoilt), abs(clean) + alpha * abs(spoilt)
 
     def _take(self, term, gradient):
         m = self.momentum

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.meta import clipping, hypergradient, influence, reweighters, selection, unrolled
+from fairseq_l2rw.meta import clipping, hypergradient, influence, one_pass_objective, reweighters, selection, unrolled
 from fairseq_l2rw.meta.config import READING, MetaConfig
 from fairseq_l2rw.meta.dev_pass import DevPass
 from fairseq_l2rw.meta.features import FeatureLayout, RunningScalars, feature_rows, running_mean
@@ -36,6 +36,7 @@ from fairseq_l2rw.meta.learner import Learner
 from fairseq_l2rw.meta.linearize import StepRule, rule_for
 from fairseq_l2rw.meta.masters import Master
 from fairseq_l2rw.meta.objective import DevGradient, Objective
+from fairseq_l2rw.meta.one_pass_objective import OnePassObjective
 from fairseq_l2rw.meta.probe import ProbeTrainer
 from fairseq_l2rw.meta.records import BatchRecord, StepRecord
 from fairseq_l2rw.meta.repeated_pass import RepeatedPass
@@ -130,7 +131,8 @@ class MetaTrainer(CountsSkipped):
         self.learner = Learner(self.teacher, config, getattr(student, "least_loss", 0.0))
         self.probe = None if self.teacher.probe is None else ProbeTrainer(self.teacher.probe, config.seed)
         dev_pass = DevPass(HALF_LOSS_SCALE if half else 1.0, self.workers)
-        self.objective = Objective(contrast, config.momentum, config.seed, self.probe is not None, dev_pass)
+        make = OnePassObjective if one_pass_objective.fits(contrast, student) else Objective
+        self.objective = make(contrast, config.momentum, config.seed, self.probe is not None, dev_pass)
         # without a prior there is nothing that influences are measured by
         on_train = contrast and config.prior_strength and config.scale == "train" and hasattr(student, "subset")
         self.train_scale = TrainScale(len(config.heads), dev_pass, self.workers) if on_train else None

@@ -58,6 +58,19 @@ def test_parts_of_the_workers_add_up_to_the_whole(count):
     assert max(float(g.abs().max()) for g in gradient) > 1e-2
 
 
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_parts_of_a_difference_add_up_to_the_whole(count):
+    student, before = SharingStudent(), []
+    parameters, spoilt = list(student.module.parameters()), (BATCH[0], BATCH[1].roll(1), BATCH[2])
+    value, sound = passed(student)
+    bad = passed(student, batch=spoilt)[1]
+    for rank in range(count):
+        dev_pass = DevPass(workers=Summed(rank, count, before)) if count > 1 else DevPass()
+        got, summed, seen = dev_pass.difference(student, parameters, BATCH, lambda: spoilt, 0.4)
+    assert got == pytest.approx(value, rel=1e-12) and seen == [None, None]
+    assert all(torch.allclose(d, a - 0.4 * b, rtol=1e-10, atol=1e-15) for d, a, b in zip(summed, sound, bad))
+
+
 @pytest.mark.parametrize("look", [
     lambda dev_pass: dev_pass(STUDENT, list(STUDENT.module.parameters()), BATCH, examine=True)[2],
     lambda dev_pass: dev_pass.look(STUDENT, BATCH),

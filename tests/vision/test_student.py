@@ -15,6 +15,7 @@ from fairseq_l2rw.meta import (
 )
 from fairseq_l2rw.meta.functional import evaluating
 from fairseq_l2rw.meta.objective import Objective
+from fairseq_l2rw.meta.one_pass_objective import FIRST, OnePassObjective
 from fairseq_l2rw.meta.records import BatchRecord
 from fairseq_l2rw.meta.train_scale import TrainScale
 from fairseq_l2rw.vision.average import averaged
@@ -268,19 +269,20 @@ def test_examined_as_the_dev_loss(batchnorm):
 @pytest.mark.parametrize("examine", [True, False])
 @pytest.mark.parametrize("mode", ["batch", "running"])
 @pytest.mark.parametrize("kind", ["mislabelled", "confused"])
-def test_a_spoilt_dev_batch_is_judged_in_the_pass_of_the_sound_one(kind, mode, examine):
+@pytest.mark.parametrize("make, turn", [(Objective, 0), (OnePassObjective, 0), (OnePassObjective, FIRST + 1)])
+def test_a_spoilt_dev_batch_is_judged_in_the_pass_of_the_sound_one(kind, mode, examine, make, turn):
     """J = sound - alpha spoilt: the gradient of the two passes that it would otherwise take, from one."""
     made, data, calls = student(dev_batchnorm=mode), batch(5, 3), []
     before, parameters = statistics(made.module), list(made.module.parameters())
     made.module.register_forward_hook(lambda *_: calls.append(1))
-    objective = Objective({kind: 0.5}, 0.0, 7, examine)
+    objective = make({kind: 0.5}, 0.0, 7 - turn, examine)
     for _ in range(2):  # the second time the parameters are others, and so must the logits be
         other = student(dev_batchnorm=mode)
         other.module.load_state_dict(made.module.state_dict())
         spoilt = other.corrupt(data, kind, 7)
         with evaluating(other.module):
             sound, bad = (torch.autograd.grad(other.dev_loss(part), list(other.module.parameters())) for part in (data, spoilt))
-        objective.turn, calls[:] = 0, []
+        objective.turn, calls[:] = turn, []
         got = objective.dev_gradient(made, parameters, data).adjoint
         assert len(calls) == 1
         assert all(torch.allclose(g, a - 0.5 * b, rtol=1e-10, atol=1e-14) for g, a, b in zip(got, sound, bad))
