@@ -3,11 +3,13 @@
 The images of a spoilt dev batch are those of the sound one, so both losses come from one pass. With one kind of noise and an alpha that is
 given, g and g_k (:mod:`fairseq_l2rw.meta.objective`) are needed for the dev scale alone. So what is averaged is their difference::
 
-    adjoint a = average of (g - alpha g_k)                                       one backward pass
-    dev scale   n/2 (<g, a> - <g_k, a>),  <a, b> = -a . S(b)                     g and g_k apart, a without them
+    adjoint a = average of (g - alpha g_k)                                     one backward pass
+    r, r_k    = averages of <g, a'> / <a', a'>, <g_k, a'> / <a', a'>           g and g_k apart; a': a without them
+    dev scale   n/2 (r - r_k) <a, a>,   <a, b> = -a . S(b)
 
-and they are taken apart in the first turns and in one turn of a few, since the scale is an average over many anyway. The adjoint is that
-of :class:`Objective`, but for rounding.
+They are taken apart in the first turns and in one turn of a few. <a, a> is had in every turn, so that the scale follows a learning rate
+that falls at once; averages of products that were made with the old one would make influences look small until they have gone.
+The adjoint is that of :class:`Objective`, but for rounding.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ from fairseq_l2rw.meta.student import Student
 
 #: the first turns take the gradients apart, then one in each ``INTERVAL`` turns
 FIRST, INTERVAL = 8, 4
-#: the share of the newest inner products in their averages: they come seldom
+#: the share of the newest ratios in their averages: they come seldom
 SHARE = 0.4
 
 
 class OnePassObjective(Objective):
-    """Arguments and attributes as :class:`Objective`'s; :attr:`averages` are of the difference, under the kind's name."""
+    """Arguments and attributes as :class:`Objective`'s; :attr:`averages` are of the difference and :attr:`products` r and r_k, under the kind's name."""
+
+    #: <a, a> of the newest turn
+    size: float | None = None
 
     def dev_gradient(self, student, parameters, batch, products=None):
         (kind,) = self.kinds
@@ -38,8 +43,10 @@ class OnePassObjective(Objective):
                 return None
             value, newest, seen = found
             if products is not None and self.counts.get(kind):
-                (pair,) = products([newest[CLEAN], newest[kind]], [self.averages[kind]])
-                self._take_products(kind, [-p / self._correction(kind) for p in pair], SHARE)
+                before = self._average(kind)
+                ((sound, spoilt, size),) = products([newest[CLEAN], newest[kind], before], [before])
+                if size:
+                    self._take_products(kind, [sound / size, spoilt / size], SHARE)
             gradient = newest[CLEAN]
             torch._foreach_add_(gradient, newest[kind], alpha=-alpha)
         else:
@@ -56,10 +63,13 @@ class OnePassObjective(Objective):
         if self.examine:
             self.examined = 0, seen
         self._take(kind, gradient)
-        return DevGradient(0, self._average(kind), value, alpha)
+        adjoint = self._average(kind)
+        if products is not None:
+            self.size = -products([adjoint], [adjoint])[0][0]
+        return DevGradient(0, adjoint, value, alpha)
 
     def _distance(self, kind, alpha):
-        sound, spoilt = self.products[kind]
+        sound, spoilt = (ratio * self.size for ratio in self.products[kind])
         return sound - spoilt, abs(sound) + abs(spoilt)
 
 

@@ -49,18 +49,34 @@ def test_most_turns_take_one_backward_pass(student, monkeypatch):
 
 
 def test_the_dev_scale_is_half_the_distance_along_the_averaged_difference():
-    """Each measurement pairs the gradients of a turn with the differences before it."""
-    data, alpha = batches(TURNS), 0.3
-    objective = OnePassObjective({"double": alpha}, 0.8, 1)
+    """Each measurement pairs the gradients of a turn with the differences before it; their size is the newest."""
+    data, alpha = [b + 2 for b in batches(TURNS)], 0.3
+    objective = OnePassObjective({"minus": alpha}, 0.8, 1)
     dev = run(objective, LinearStudent(), data)[-1]
-    differences = [g - alpha * 2 * g for g in data]
+    differences = [g + alpha * g for g in data]
     want = None
     for t in APART[1:]:
-        seen = torch.stack([g @ closed_form(differences[:t], 0.8) for g in (data[t], 2 * data[t])]) * LR
+        before = closed_form(differences[:t], 0.8)
+        seen = torch.stack([g @ before for g in (data[t], -data[t])]) / (before @ before)
         want = seen if want is None else (1 - SHARE) * want + SHARE * seen
-    assert objective.products["double"] == pytest.approx(want.tolist())
-    distance, size = float(want[0] - want[1]), float(want.abs().sum())
-    assert objective.scale(dev, 6.0) == pytest.approx(0.5 * 6.0 * max(distance, 0.1 * size))
+    assert objective.products["minus"] == pytest.approx(want.tolist())
+    newest = closed_form(differences, 0.8)
+    assert objective.scale(dev, 6.0) == pytest.approx(0.5 * 6.0 * float(want[0] - want[1]) * LR * float(newest @ newest))
+
+
+def test_the_scale_follows_the_learning_rate_at_once(student):
+    parameters = list(student.module.parameters())
+    objective, other = (make({"rotated": 0.5}, 0.95, 1) for make in (OnePassObjective, Objective))
+
+    def scale(objective, t, factor):
+        products = lambda left, right: [[factor * p for p in row] for row in sgd_products(left, right)]  # noqa: E731
+        return objective.scale(objective.dev_gradient(student, parameters, toy_batch(50, t), products), 3.0)
+
+    for t in range(FIRST + INTERVAL + 1):
+        before = [scale(one, t, 1.0) for one in (objective, other)]
+    after = [scale(one, t + 1, 0.1) for one in (objective, other)]
+    assert after[0] == pytest.approx(0.1 * before[0], rel=0.2)
+    assert after[1] > 0.5 * before[1]  # a negative control: the average of products does not
 
 
 def test_the_scale_measures_as_the_other_objective_does(student):
