@@ -4,18 +4,20 @@ The images of a spoilt dev batch are those of the sound one, so both losses come
 given, g and g_k (:mod:`fairseq_l2rw.meta.objective`) are needed for the dev scale alone. So what is averaged is their difference::
 
     adjoint a = average of (g - alpha g_k)                                     one backward pass
-    r, r_k    = averages of <g, a'> / <a', a'>, <g_k, a'> / <a', a'>           g and g_k apart; a': a without them
-    dev scale   n/2 (r - r_k) <a, a>,   <a, b> = -a . S(b)
+    r, r_k    = averages of <g, a'> / eta', <g_k, a'> / eta'                   g and g_k apart; a': a without them
+    dev scale   n/2 (r - r_k) eta,   <a, b> = -a . S(b),   eta = <a, a> / |a|^2
 
-They are taken apart in the first turns and in one turn of a few. <a, a> is had in every turn, so that the scale follows a learning rate
-that falls at once; averages of products that were made with the old one would make influences look small until they have gone.
-The adjoint is that of :class:`Objective`, but for rounding.
+They are taken apart in the first turns and in one turn of a few. eta, for SGD the learning rate, is had in every turn, so that the scale
+follows a rate that falls at once; averages of products that were made with the old one would make influences look small until they have
+gone. The adjoint is that of :class:`Objective`, but for rounding.
 """
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from fairseq_l2rw.meta import clipping
 from fairseq_l2rw.meta.dev_pass import CannotSpoil
 from fairseq_l2rw.meta.objective import CANNOT_SPOIL, CLEAN, DevGradient, Objective
 from fairseq_l2rw.meta.student import Student
@@ -29,8 +31,8 @@ SHARE = 0.4
 class OnePassObjective(Objective):
     """Arguments and attributes as :class:`Objective`'s; :attr:`averages` are of the difference and :attr:`products` r and r_k, under the kind's name."""
 
-    #: <a, a> of the newest turn
-    size: float | None = None
+    #: eta of the newest turn
+    rate: float | None = None
 
     def dev_gradient(self, student, parameters, batch, products=None):
         (kind,) = self.kinds
@@ -44,9 +46,10 @@ class OnePassObjective(Objective):
             value, newest, seen = found
             if products is not None and self.counts.get(kind):
                 before = self._average(kind)
-                ((sound, spoilt, size),) = products([newest[CLEAN], newest[kind], before], [before])
-                if size:
-                    self._take_products(kind, [sound / size, spoilt / size], SHARE)
+                ((sound, spoilt, own),) = products([newest[CLEAN], newest[kind], before], [before])
+                rate = _rate(own, before)
+                if rate:
+                    self._take_products(kind, [-sound / rate, -spoilt / rate], SHARE)
             gradient = newest[CLEAN]
             torch._foreach_add_(gradient, newest[kind], alpha=-alpha)
         else:
@@ -65,12 +68,18 @@ class OnePassObjective(Objective):
         self._take(kind, gradient)
         adjoint = self._average(kind)
         if products is not None:
-            self.size = -products([adjoint], [adjoint])[0][0]
+            self.rate = _rate(products([adjoint], [adjoint])[0][0], adjoint)
         return DevGradient(0, adjoint, value, alpha)
 
     def _distance(self, kind, alpha):
-        sound, spoilt = (ratio * self.size for ratio in self.products[kind])
+        sound, spoilt = (ratio * self.rate for ratio in self.products[kind])
         return sound - spoilt, abs(sound) + abs(spoilt)
+
+
+def _rate(along: float, adjoint: list[Tensor]) -> float:
+    """eta, from a . S(a) and a; 0 for an adjoint of zeros."""
+    square = clipping.dot(adjoint, adjoint)
+    return -along / square if square > 0 else 0.0
 
 
 def fits(contrast: dict, student: Student) -> bool:

@@ -49,7 +49,7 @@ def test_most_turns_take_one_backward_pass(student, monkeypatch):
 
 
 def test_the_dev_scale_is_half_the_distance_along_the_averaged_difference():
-    """Each measurement pairs the gradients of a turn with the differences before it; their size is the newest."""
+    """Each measurement pairs the gradients of a turn with the differences before it; the step's length is the newest."""
     data, alpha = [b + 2 for b in batches(TURNS)], 0.3
     objective = OnePassObjective({"minus": alpha}, 0.8, 1)
     dev = run(objective, LinearStudent(), data)[-1]
@@ -57,11 +57,10 @@ def test_the_dev_scale_is_half_the_distance_along_the_averaged_difference():
     want = None
     for t in APART[1:]:
         before = closed_form(differences[:t], 0.8)
-        seen = torch.stack([g @ before for g in (data[t], -data[t])]) / (before @ before)
+        seen = torch.stack([g @ before for g in (data[t], -data[t])])
         want = seen if want is None else (1 - SHARE) * want + SHARE * seen
     assert objective.products["minus"] == pytest.approx(want.tolist())
-    newest = closed_form(differences, 0.8)
-    assert objective.scale(dev, 6.0) == pytest.approx(0.5 * 6.0 * float(want[0] - want[1]) * LR * float(newest @ newest))
+    assert objective.scale(dev, 6.0) == pytest.approx(0.5 * 6.0 * float(want[0] - want[1]) * LR)
 
 
 def test_the_scale_follows_the_learning_rate_at_once(student):
