@@ -24,8 +24,8 @@ from fairseq_l2rw.meta.student import Student
 
 #: the first turns take the gradients apart, then one in each ``INTERVAL`` turns
 FIRST, INTERVAL = 8, 4
-#: the share of the newest ratios in their averages: they come seldom
-SHARE = 0.4
+#: the share of the newest measurement in the averages, once it is smaller than that of each so far
+SHARE = 0.1
 
 
 class OnePassObjective(Objective):
@@ -49,7 +49,8 @@ class OnePassObjective(Objective):
                 ((sound, spoilt, own),) = products([newest[CLEAN], newest[kind], before], [before])
                 rate = _rate(own, before)
                 if rate:
-                    self._take_products(kind, [-sound / rate, -spoilt / rate], SHARE)
+                    self.counts[CLEAN] = self.counts.get(CLEAN, 0) + 1  # measurements
+                    self._take_products(kind, [-sound / rate, -spoilt / rate], max(SHARE, 1 / self.counts[CLEAN]))
             gradient = newest[CLEAN]
             torch._foreach_add_(gradient, newest[kind], alpha=-alpha)
         else:
