@@ -54,7 +54,7 @@ class Watcher:
         self._influences, meta._influences = meta._influences, self._read
 
     def _watch(self):
-        self.watching = Kept(self.meta.names, self.meta.through, self.meta._axes)
+        self.watching = Kept(self.meta.names, self.meta.through, self.meta.reader.axes)
         return self.watching
 
     def _attach(self, batch, features, weights, losses, *rest):

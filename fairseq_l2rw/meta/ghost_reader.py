@@ -28,13 +28,14 @@ class GhostReader:
         workers: the data-parallel workers.
 
     Attributes:
+        axes: what is known of the axis of the examples, from all updates.
         problems: after :meth:`read` has given None, uses that are not covered, in words; those of this worker.
     """
 
     def __init__(self, names: list[str], parameters: list[nn.Parameter], dtype: torch.dtype | None, workers: Workers):
         self.names, self.parameters, self.dtype, self.workers = names, parameters, dtype, workers
         self.problems: list[str] = []
-        self._axes: dict = {}
+        self.axes: dict = {}
         self._checked = False
         self.begin()
 
@@ -45,7 +46,7 @@ class GhostReader:
 
     def watch(self, vector: list[Tensor] | None) -> Ghost:
         """A context for the forward pass of a micro-batch; ``vector`` is v, None where it is not known yet."""
-        self._watching = Ghost(self.names, self.parameters, self._axes, vector, self.dtype)
+        self._watching = Ghost(self.names, self.parameters, self.axes, vector, self.dtype)
         return self._watching
 
     def attach(self, losses: Tensor) -> bool:
