@@ -7,7 +7,7 @@ given, g and g_k (:mod:`fairseq_l2rw.meta.objective`) are needed for the dev sca
     r, r_k    = averages of <g, a'> / eta', <g_k, a'> / eta'                   g and g_k apart; a': a without them
     dev scale   n/2 (r - r_k) eta,   <a, b> = -a . S(b),   eta = <a, a> / |a|^2
 
-They are taken apart in the first turns and in one turn of a few. eta, for SGD the learning rate, is had in every turn, so that the scale
+They are taken apart, and the averages taken, as often as the train scale is measured. eta, for SGD the learning rate, is had in every turn, so that the scale
 follows a rate that falls at once; averages of products that were made with the old one would make influences look small until they have
 gone. The adjoint is that of :class:`Objective`, but for rounding.
 """
@@ -21,11 +21,7 @@ from fairseq_l2rw.meta import clipping
 from fairseq_l2rw.meta.dev_pass import CannotSpoil
 from fairseq_l2rw.meta.objective import CANNOT_SPOIL, CLEAN, DevGradient, Objective
 from fairseq_l2rw.meta.student import Student
-
-#: the first turns take the gradients apart, then one in each ``INTERVAL`` turns
-FIRST, INTERVAL = 8, 4
-#: the share of the newest measurement in the averages, once it is smaller than that of each so far
-SHARE = 0.1
+from fairseq_l2rw.meta.train_scale import FIRST, INTERVAL, SHARE
 
 
 class OnePassObjective(Objective):

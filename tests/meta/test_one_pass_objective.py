@@ -7,7 +7,9 @@ import torch
 
 from fairseq_l2rw.meta import FeatureLayout, MetaConfig, MetaTrainer
 from fairseq_l2rw.meta.objective import CLEAN, Objective
-from fairseq_l2rw.meta.one_pass_objective import FIRST, INTERVAL, SHARE, OnePassObjective, fits
+from fairseq_l2rw.meta.one_pass_objective import OnePassObjective, fits
+from fairseq_l2rw.meta.train_scale import FIRST, INTERVAL, SHARE
+from tests.meta.test_dev_pass import SharingStudent
 from tests.meta.test_objective import LR, LinearStudent, batches, closed_form, run, sgd_products, through_a_file
 from tests.oracles import ToyStudent, plain_steps, toy_batch
 
@@ -99,10 +101,8 @@ def test_a_turn_that_gives_nothing_leaves_the_averages(kind, says, turn):
     assert objective.averages == {} and objective.turn == turn + 1
 
 
-def test_what_is_examined(student):
+def test_what_is_examined():
     """Both batches, in either kind of turn: as the other objective sees them."""
-    from tests.meta.test_dev_pass import SharingStudent
-
     student = SharingStudent()
     parameters = list(student.module.parameters())
     for turn in (0, FIRST + 1):
@@ -145,6 +145,5 @@ def test_who_takes_it(contrast, one_pass, want):
     assert fits(contrast, SimpleNamespace(one_pass=one_pass)) == want
     student = ToyStudent()
     student.one_pass = one_pass
-    trainer = MetaTrainer(student, FeatureLayout((6,)), MetaConfig(contrast=contrast or {"rotated": 0.5}))
-    if contrast:
-        assert isinstance(trainer.objective, OnePassObjective) == want
+    trainer = MetaTrainer(student, FeatureLayout((6,)), MetaConfig(contrast=contrast, objective="contrastive" if contrast else "loss"))
+    assert isinstance(trainer.objective, OnePassObjective) == want

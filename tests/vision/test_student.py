@@ -15,9 +15,9 @@ from fairseq_l2rw.meta import (
 )
 from fairseq_l2rw.meta.functional import evaluating
 from fairseq_l2rw.meta.objective import Objective
-from fairseq_l2rw.meta.one_pass_objective import FIRST, OnePassObjective
+from fairseq_l2rw.meta.one_pass_objective import OnePassObjective
 from fairseq_l2rw.meta.records import BatchRecord
-from fairseq_l2rw.meta.train_scale import TrainScale
+from fairseq_l2rw.meta.train_scale import FIRST, TrainScale
 from fairseq_l2rw.vision.average import averaged
 from fairseq_l2rw.vision.discriminant import Discriminant
 from fairseq_l2rw.vision.student import Batch, ImageStudent
