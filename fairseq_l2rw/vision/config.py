@@ -47,6 +47,7 @@ class VisionConfig:
     dropout: float = _option(0.0, "dropout in the model", metavar="P")
     schedule: str | None = _option(None, f"EPOCHS[:STEP,...], the learning rate falls to a tenth after each STEP; or one of {', '.join(SCHEDULES)}", metavar="S")
     lr: float | None = _option(None, "learning rate of the student", metavar="LR")
+    warmup_updates: int = _option(0, "the learning rate rises linearly over the first N updates", metavar="N")
     momentum: float = _option(0.9, "of SGD", metavar="M")
     weight_decay: float | None = _option(None, "of the student (5e-4; digits: 0)", metavar="D")
     batch_size: int = _option(100, "images in a batch of each worker", metavar="N")
@@ -98,7 +99,7 @@ class VisionConfig:
         self.epochs, self.steps = parse_schedule(self.schedule)
         for name in ("meta_size", "batch_size", "meta_batch_size"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of 1 or more")
-        for name in ("train_size", "valid_size", "finetune_epochs", "clip_norm", "weight_decay"):
+        for name in ("train_size", "valid_size", "finetune_epochs", "warmup_updates", "clip_norm", "weight_decay"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(self.lr > 0, "lr", self.lr, "a number above 0")
         for name in ("momentum", "dropout", "student_average", "teacher_discriminant"):

@@ -120,9 +120,6 @@ class Training:
         """One epoch and its figures, see :mod:`fairseq_l2rw.vision.metrics`."""
         begun = time.perf_counter()
         config, count = self.config, workers.count()
-        lr = config.lr * 0.1 ** sum(self.epoch >= step for step in config.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         finetuning = self.epoch >= config.epochs
         images = self.parts.meta if finetuning else self.parts.train
         order = torch.randperm(len(images), generator=generator("order", config.seed, self.epoch))
@@ -132,6 +129,9 @@ class Training:
         losses, reports = [], []
         bar = tqdm(batches, f"epoch {self.epoch + 1}", disable=None if workers.rank() == 0 else True, leave=False)
         for index in bar:
+            lr = self.learning_rate()
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
             loss, weights, report = self.step(images, index)
             if not finetuning:
                 self.weights[index] = weights
@@ -152,6 +152,12 @@ class Training:
         if "valid_accuracy" in figures and not (self.chosen and self.chosen["valid_accuracy"] >= figures["valid_accuracy"]):
             self.chosen = {name: figures[name] for name in ("epoch", "valid_accuracy", "accuracy")}
         return figures
+
+    def learning_rate(self) -> float:
+        """Of the next update: a tenth after each step of the schedule, less while it warms up."""
+        config = self.config
+        warm = min(1.0, (self.updates + 1) / config.warmup_updates) if config.warmup_updates else 1.0
+        return config.lr * 0.1 ** sum(self.epoch >= step for step in config.steps) * warm
 
     def step(self, images: ImageSet, index: Tensor) -> tuple[Tensor, Tensor, dict]:
         """One student update.

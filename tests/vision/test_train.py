@@ -148,6 +148,15 @@ def test_learning_rate_falls_after_its_steps():
     assert [run.train_epoch()["lr"] for _ in range(4)] == pytest.approx([0.1, 0.01, 0.01, 0.001])
 
 
+def test_learning_rate_rises_while_it_warms_up():
+    run = training(teacher="uniform", schedule="3:2", warmup_updates=6)  # an epoch has five updates
+    rates = []
+    step = run.step
+    run.step = lambda *args: rates.append(run.optimizer.param_groups[0]["lr"]) or step(*args)
+    assert [run.train_epoch()["lr"] for _ in range(3)] == pytest.approx([0.1 * 5 / 6, 0.1, 0.01])
+    assert rates == pytest.approx([0.1 * min(1, n / 6) for n in range(1, 11)] + [0.01] * 5)
+
+
 def test_weights_are_what_the_student_steps_by():
     """A weight of zero takes an image out of the step; `batch` divides by the sum of weights, `tokens` by the images."""
     for normalization, divisor in (("tokens", 20), ("batch", 5)):
