@@ -383,6 +383,12 @@ def mean_and_deviation(values: list[float]) -> tuple[float | None, float | None]
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
+def won_back(own: float, plain: float, clean: float) -> float | None:
+    """The part of what the noise costs that a training wins back: 0 is plain training on all pairs, 1 on the clean ones alone; None where it
+    costs nothing."""
+    return (own - plain) / (clean - plain) if clean > plain else None
+
+
 def check_raw(raw: str, names: dict[str, str], languages: tuple[str, str]) -> dict[str, str]:
     """Prefixes of the raw texts in a folder: split -> RAW/NAME.
 

@@ -40,6 +40,7 @@ from benchmarks.experiment import (
     bootstrap,
     check_raw,
     mean_and_deviation,
+    won_back,
 )
 from benchmarks.jobs import is_done, run_queue
 from benchmarks.record import table, write_json
@@ -143,7 +144,7 @@ def analyse(experiment: Experiment) -> list[dict]:
                 result["corpus"] = corpus
                 if {"uniform", "clean-only"} <= set(by_name):
                     low, high, own = (by_name[n]["scores"]["test"]["BLEU"] for n in ("uniform", "clean-only", name))
-                    result["won_back"] = (own - low) / (high - low) if high > low else None
+                    result["won_back"] = won_back(own, low, high)
     return list(results.values())
 
 

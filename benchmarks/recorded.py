@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import csv
-import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import figures
-from benchmarks.experiment import mean_and_deviation
+from benchmarks.experiment import mean_and_deviation, won_back
 from benchmarks.noisy_bitext import run_main
 from benchmarks.record import table
 from fairseq_l2rw.errors import L2RWError
@@ -37,8 +36,10 @@ def read(path: str) -> dict[str, Recorded]:
     """The experiments of a table, by name.
 
     Raises:
-        L2RWError: a column is missing, a seed or score is no number, or a training stands there twice.
+        L2RWError: there is no such file, a column is missing, a seed or score is no number, or a training stands there twice.
     """
+    if not Path(path).is_file():
+        raise L2RWError(f"{path}: no such file")
     experiments: dict[str, Recorded] = {}
     with open(path, encoding="utf-8", newline="") as handle:
         rows = csv.DictReader(handle, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -69,18 +70,18 @@ def summary(trainings: dict[str, dict[int, float]]) -> list[dict]:
         row["mean"], row["±"] = mean_and_deviation(list(seeds.values()))
         above = [deep[seed] - score for seed, score in seeds.items() if seed in deep and name != "deep"]
         row["deep is above it by"], row["± of that"] = mean_and_deviation(above)
-        won = [(seeds[s] - plain[s]) / (clean[s] - plain[s]) for s in seeds if s in plain and s in clean]
-        row["won back"] = statistics.mean(won) if won and name not in ("uniform", "clean-only") else None
+        controls = name in ("uniform", "clean-only")
+        won = [won_back(seeds[s], plain[s], clean[s]) for s in seeds if s in plain and s in clean and not controls]
+        row["won back"], _ = mean_and_deviation([part for part in won if part is not None])
         rows.append(row)
     return rows
 
 
-def draw(recorded: Recorded, path: Path) -> None:
-    """Bars of the means, with error bars of the deviation over seeds."""
-    rows = summary(recorded.trainings)
+def draw(rows: list[dict], measure: str, path: Path) -> None:
+    """Bars of the means of :func:`summary`, with error bars of the deviation over seeds."""
     bars = {f"{row['training']} (seeds {row['seeds']})": (row["mean"], row["±"] or 0.0) for row in rows}
     lines = {row["training"]: row["mean"] for row in rows if row["training"] in ("uniform", "clean-only")}
-    figures.bars(path, bars, f"{recorded.measure} (± over seeds)", lines)
+    figures.bars(path, bars, f"{measure} (± over seeds)", lines)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -99,9 +100,10 @@ def main(argv: list[str] | None = None) -> int:
             raise L2RWError(f"{args.table}: no experiment {args.experiment}; there are {', '.join(experiments)}")
         experiments = {args.experiment: experiments[args.experiment]}
     for name, recorded in experiments.items():
-        print(f"{name}, {recorded.measure}\n\n{table(summary(recorded.trainings), digits=2)}\n")
+        rows = summary(recorded.trainings)
+        print(f"{name}, {recorded.measure}\n\n{table(rows, digits=2)}\n")
         if args.figure:
-            draw(recorded, Path(args.figure))
+            draw(rows, recorded.measure, Path(args.figure))
     return 0
 
 

@@ -3,7 +3,7 @@
 ``epoch``, ``updates``
     done when the line was written, from 1;
 ``lr``
-    the student's learning rate in the epoch;
+    the student's learning rate at the end of the epoch;
 ``loss``
     mean training loss (weights left out) of the epoch, nats;
 ``accuracy``

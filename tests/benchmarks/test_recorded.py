@@ -57,6 +57,11 @@ def test_bad_tables(tmp_path, content, message):
         recorded.read(str(path))
 
 
+def test_missing_table(tmp_path):
+    with pytest.raises(L2RWError, match="none.tsv: no such file"):
+        recorded.read(str(tmp_path / "none.tsv"))
+
+
 def test_unknown_experiment(runs):
     with pytest.raises(L2RWError, match="no experiment four; there are mixed"):
         recorded.main([str(runs), "--experiment", "four"])
