@@ -42,7 +42,7 @@ TEACHERS = ("deep", "loss", "surface", "l2r", "self_paced", "mwn", "uniform", "f
 NORMED = dict(model="normed", dropout=0.2, valid_size=12)
 
 
-@pytest.mark.parametrize("teacher, more", [*((teacher, {}) for teacher in TEACHERS), ("deep", {"student_average": 0.9, "meta_params": "^head"}), ("deep", {"teacher_discriminant": 0.9})])
+@pytest.mark.parametrize("teacher, more", [*((teacher, {}) for teacher in TEACHERS), ("deep", {"student_average": 0.9, "meta_params": "^head"}), ("deep", {"teacher_discriminant": 0.9}), ("deep", {"warmup_updates": 12})])
 def test_resume_is_exact(tmp_path, teacher, more):
     options = dict(NORMED, teacher=teacher, finetune_epochs=1, **more)
     straight = training(**options)
