@@ -35,6 +35,7 @@ def test_methods_share_all_but_their_name():
     (job, *_) = cifar.jobs(args)
     config = options_of(job)
     assert (config.train_size, config.epochs, config.label_column, config.seed) == (10_000, 30, "human_worst", 4)
+    assert config.warmup_updates == 200  # of plain training too, which has a bad start without
 
 
 @pytest.mark.parametrize(("words", "message"), [(["--grid", "flip2"], "give --root"), (["--grid", "people", "--root", "d"], "give --labels")])
