@@ -100,7 +100,7 @@ def jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def job(setting: Setting, teacher: str, seed: int, more: tuple[str, ...]) -> Job:
-    options = [*setting.options, "--teacher", "uniform" if teacher == TRUE else teacher, "--seed", str(seed), *more]
+    options = [*setting.options, "--teacher", "deep" if teacher == TRUE else teacher, "--seed", str(seed), *more]
     program = ["benchmarks.fixed_weights", TRUE] if teacher == TRUE else ["fairseq_l2rw.cli.main", "vision"]
 
     def work(shop):

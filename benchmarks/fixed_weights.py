@@ -57,6 +57,9 @@ class Fixed(Method):
         ones = super().weigh(batch, losses, features, state)
         return ones if self.updates < self.start else self.weights[batch.index].to(ones)
 
+    def judge(self, batch):
+        return self.weights[batch.index]
+
 
 def main(words: list[str]) -> int:
     source, *words = words or [""]

@@ -291,6 +291,17 @@ class MetaTrainer(CountsSkipped):
             weights = weights.clamp(min=SMALLEST_WEIGHT)
         return rows, weights.to(losses.dtype)
 
+    def judge(self, losses: Tensor, n_tokens: Tensor, source_lengths: Tensor, internal: list[Tensor], batch: Any = None) -> Tensor:
+        """Weights ``[N]``, detached, of examples that the student does not train on now; the history takes what is thought of them.
+
+        Arguments as :meth:`weigh`; the examples are the same on all workers.
+        """
+        rows, weights = self.weigh(losses, n_tokens, source_lengths, internal, batch)
+        inputs, self._inputs = self._inputs, None
+        if self.history is not None and self.started:
+            self.history.take(self.number(batch), self.teacher.scores(inputs))
+        return weights
+
     def features(self, losses, n_tokens, source_lengths, internal) -> Tensor:
         """Rows ``[N, D]`` for the teacher; arguments as :meth:`weigh`."""
         rows = feature_rows(losses, n_tokens, source_lengths, internal, self.running, self.progress)

@@ -23,7 +23,7 @@ def read_image_log(folder: str) -> TrainingLog:
     options = _read_json(os.path.join(folder, CONFIG))
     return TrainingLog(
         options={
-            ("task." if name.startswith(("teacher", "meta_")) else "vision.") + name: options[name] for name in options
+            ("task." if name.startswith(("teacher", "meta_", "skip_below")) else "vision.") + name: options[name] for name in options
         },
         train=[_row(entry) for entry in entries],
         done=os.path.isfile(os.path.join(folder, RESULT)),

@@ -47,6 +47,10 @@ class Method:
         """w_i ``[N]``, detached; ``state`` is the generator's before the forward pass."""
         return torch.ones_like(losses.detach())
 
+    def judge(self, batch: Batch) -> Tensor:
+        """w_i ``[N]``, detached, of images that are not trained on now; only where ``--skip-below`` serves."""
+        raise NotImplementedError
+
     def before_step(self, raw_norm: float | None, max_norm: float) -> None:
         """Gradients are clipped, the optimizer has not stepped."""
 
@@ -158,6 +162,12 @@ class Core(Method):
         rows, weights = self.core.weigh(losses, ones, ones, self.student.states(batch, features), batch, state)
         self.core.record(batch, rows, weights, losses, ones, ones, state)
         return weights
+
+    def judge(self, batch):
+        assert isinstance(self.core, MetaTrainer)
+        losses, features = self.student.outputs(batch, self.student.module)
+        ones = torch.ones_like(losses)
+        return self.core.judge(losses, ones, ones, self.student.states(batch, features), batch)
 
     def before_step(self, raw_norm, max_norm):
         self.core.before_step(raw_norm, max_norm)

@@ -22,10 +22,13 @@
     mean over the epoch's teacher updates of the dev loss (nats) and of the norm of the teacher's gradient; ``teacher_updates`` is their number;
 ``scale_KIND``
     mean over them of what the influences of that head are measured by, over the dev scale (``--meta-scale``);
+``skipped``
+    part of the training images that the epoch left out (``--skip-below``); missing where it is off;
 ``meta_skipped``
     teacher updates so far that came to nothing (a dev loss or an influence that is no number); missing where the teacher is none of the core.
 
-What concerns weights is missing with uniform weights; a weight is the one that an image had in the epoch's training step.
+What concerns weights is missing with uniform weights; a weight is the one that an image had in the epoch's last training step with it,
+for one that the epoch left out, the one that it had before.
 ``config.json`` beside it holds the options, ``result.json`` the results once the run is done. With ``--tensorboard-logdir``
 the numbers go there as well, under the same names.
 """

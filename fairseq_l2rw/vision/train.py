@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import RandomState
-from fairseq_l2rw.meta.functional import evaluating
+from fairseq_l2rw.meta.functional import evaluating, in_mode, untracked
 from fairseq_l2rw.meta.weighting import effective_sample_size
 from fairseq_l2rw.vision import checkpoint, methods, models, workers
 from fairseq_l2rw.vision.augment import crop_and_flip
@@ -24,6 +24,7 @@ from fairseq_l2rw.vision.config import VisionConfig
 from fairseq_l2rw.vision.data import ImageSet, Parts
 from fairseq_l2rw.vision.detection import area_under_curve
 from fairseq_l2rw.vision.metrics import Metrics, histogram
+from fairseq_l2rw.vision.order import epoch_order
 from fairseq_l2rw.vision.seeds import derived_seed, generator
 from fairseq_l2rw.vision.student import Batch, ImageStudent
 
@@ -69,7 +70,7 @@ class Training:
         self.method = methods.build(self.student, config, self.optimizer, batches * config.epochs)
         self.epoch = self.updates = 0
         self._meta_batches = 0  # taken in this update
-        self.weights = torch.full((len(parts.train),), float("nan"))
+        self.weights = torch.full((len(parts.train),), float("nan"))  # the last one of each image, see order.py
         self.seconds = 0.0
         self.last: dict = {}
         self.chosen: dict | None = None  # the epoch with the best validation accuracy
@@ -122,10 +123,14 @@ class Training:
         config, count = self.config, workers.count()
         finetuning = self.epoch >= config.epochs
         images = self.parts.meta if finetuning else self.parts.train
-        order = torch.randperm(len(images), generator=generator("order", config.seed, self.epoch))
-        batches = order.split(config.batch_size * count)[: self._batches(images, "--batch-size")]
+        size, stay = config.batch_size * count, None
+        if config.skip_threshold and not finetuning:
+            stay = self.staying(images)
+        else:
+            self.weights.fill_(float("nan"))
+        order = epoch_order(len(images), self._batches(images, "--batch-size") * size, config.seed, self.epoch, stay)
+        batches = order.split(size)
         self.student.module.train()
-        self.weights.fill_(float("nan"))
         losses, reports = [], []
         bar = tqdm(batches, f"epoch {self.epoch + 1}", disable=None if workers.rank() == 0 else True, leave=False)
         for index in bar:
@@ -145,6 +150,8 @@ class Training:
         if reports:
             figures["teacher_updates"] = len(reports)
             figures |= {name: sum(r[name] for r in reports) / len(reports) for name in reports[0]}
+        if stay is not None:
+            figures["skipped"] = 1 - float(stay.double().mean())
         if self.method.skipped is not None:
             figures["meta_skipped"] = self.method.skipped
         figures |= self.measure()
@@ -152,6 +159,17 @@ class Training:
         if "valid_accuracy" in figures and not (self.chosen and self.chosen["valid_accuracy"] >= figures["valid_accuracy"]):
             self.chosen = {name: figures[name] for name in ("epoch", "valid_accuracy", "accuracy")}
         return figures
+
+    def staying(self, images: ImageSet) -> Tensor:
+        """Which images the epoch sees, bool ``[N]``: those whose weight was below the threshold are judged anew, as in a training step that does not step."""
+        threshold = self.config.skip_threshold
+        for number, some in enumerate(torch.nonzero(self.weights < threshold).flatten().split(self.config.batch_size)):
+            torch.manual_seed(derived_seed("judge", self.config.seed, self.epoch, number))
+            batch = self.batch(images, some, "augment", self.updates)
+            with torch.no_grad(), in_mode(self.student.module, training=True), untracked(self.student.module):
+                self.weights[some] = self.method.judge(batch).float().cpu()
+        settled = self.weights < threshold
+        return settled if settled.all() else ~settled
 
     def learning_rate(self) -> float:
         """Of the next update: a tenth after each step of the schedule, less while it warms up."""
@@ -259,6 +277,7 @@ class Training:
             "epoch": self.epoch,
             "updates": self.updates,
             "seconds": self.seconds,
+            "weights": self.weights,
             "last": self.last,
             "chosen": self.chosen,
         }
@@ -269,6 +288,7 @@ class Training:
         self.scaler.load_state_dict(state["scaler"])
         self.method.load_state_dict(state["method"])
         self.epoch, self.updates, self.seconds = state["epoch"], state["updates"], state["seconds"]
+        self.weights.copy_(state["weights"])
         self.last, self.chosen = state["last"], state["chosen"]
 
 

@@ -68,6 +68,8 @@ def test_compares_without_fairseq(tmp_path):
         (["--meta-contrast", "blurred:1"], "unknown kind 'blurred'"),
         (["--meta-interval", "0"], "--meta-interval 0"),
         (["--teacher-inputs", "all"], "--teacher-inputs all"),
+        (["--skip-below", "1"], "--skip-below 1"),
+        (["--skip-below", "0.5", "--teacher", "uniform"], "--skip-below: with --teacher uniform no image is left out; give one of deep, surface, loss"),
         (["--teacher-prior", "1"], "--teacher-prior 1"),
         (["--labels", "none.tsv", "--label-column", "x"], "--labels none.tsv"),
         (["--labels", "none.tsv", "--noise", "flip:0.1"], "--labels and --noise"),

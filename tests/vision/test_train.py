@@ -35,14 +35,16 @@ def differences(a, b, ignored=("/seconds",)):
 
 
 def equal(x, y):
-    return torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+    if not isinstance(x, torch.Tensor):
+        return x == y
+    return x.shape == y.shape and torch.allclose(x, y, rtol=0, atol=0, equal_nan=True)
 
 
 TEACHERS = ("deep", "loss", "surface", "l2r", "self_paced", "mwn", "uniform", "finetuned")
 NORMED = dict(model="normed", dropout=0.2, valid_size=12)
 
 
-@pytest.mark.parametrize("teacher, more", [*((teacher, {}) for teacher in TEACHERS), ("deep", {"student_average": 0.9, "meta_params": "^head"}), ("deep", {"teacher_discriminant": 0.9}), ("deep", {"warmup_updates": 12})])
+@pytest.mark.parametrize("teacher, more", [*((teacher, {}) for teacher in TEACHERS), ("deep", {"student_average": 0.9, "meta_params": "^head"}), ("deep", {"teacher_discriminant": 0.9}), ("deep", {"warmup_updates": 12}), ("loss", {"skip_below": 0.9})])
 def test_resume_is_exact(tmp_path, teacher, more):
     options = dict(NORMED, teacher=teacher, finetune_epochs=1, **more)
     straight = training(**options)
@@ -124,7 +126,7 @@ def test_teacher_updates_that_come_to_nothing_are_counted_and_many_end_the_run(m
 
 
 def test_figures_of_an_epoch(tmp_path):
-    run = training(teacher="deep", valid_size=12, schedule="2")
+    run = training(teacher="deep", valid_size=12, schedule="2", skip_below=0.0)
     result = run.run(tmp_path)
     row = metrics.read(tmp_path / metrics.FILE)[-1]
     wrong = run.parts.wrong
@@ -155,6 +157,54 @@ def test_learning_rate_rises_while_it_warms_up():
     run.step = lambda *args: rates.append(run.optimizer.param_groups[0]["lr"]) or step(*args)
     assert [run.train_epoch()["lr"] for _ in range(3)] == pytest.approx([0.1 * 5 / 6, 0.1, 0.01])
     assert rates == pytest.approx([0.1 * min(1, n / 6) for n in range(1, 11)] + [0.01] * 5)
+
+
+def test_what_is_settled_makes_room():
+    """Images that weigh little are left out of the next epoch, and its batches are as many and as full as before."""
+    run = training(teacher="deep", skip_below=0.3, meta_start=100)  # weights are given here
+    low = torch.arange(len(run.weights)) % 2 == 0
+    run.method.weigh = run.method.judge = lambda batch, *_: torch.where(low[batch.index], 0.1, 0.9)
+    seen = []
+    step = run.step
+    run.step = lambda images, index: seen.append(index) or step(images, index)
+    first = run.train_epoch()
+    assert first["skipped"] == 0 and len(torch.cat(seen).unique()) == len(low) == 100
+    seen.clear()
+    second = run.train_epoch()
+    assert [len(index) for index in seen] == [20] * 5 and not low[torch.cat(seen)].any()
+    assert second["skipped"] == 0.5 and second["auc"] == first["auc"]
+    low[:20] = False  # the teacher thinks better of them
+    assert run.train_epoch()["skipped"] == 0.4
+
+
+def test_judging_an_image_changes_nothing_of_the_student():
+    run = training(**NORMED, teacher="deep", schedule="4")
+    run.train_epoch()
+    student, history = run.student.module.state_dict(), run.method.core.history.scores.clone()
+    before = {name: value.clone() for name, value in student.items()}
+    run.weights[:30] = 0.1
+    stay = run.staying(run.parts.train)
+    assert run.student.module.training and not differences(before, run.student.module.state_dict())
+    assert not torch.isclose(run.weights[:30], torch.tensor(0.1)).any() and torch.equal(stay, ~(run.weights < run.config.skip_threshold))
+    changed = (run.method.core.history.scores != history).any(1)
+    assert changed[:30].all() and not changed[30:].any()
+
+
+def test_a_judgement_is_the_weight_of_a_training_step():
+    run = training(teacher="deep", schedule="4")
+    run.train_epoch()
+    index = torch.arange(20)
+    run.weights[index] = 0.1
+    run.staying(run.parts.train)
+    again = training(teacher="deep", schedule="4")
+    again.train_epoch()
+    assert torch.allclose(run.weights[index], again.step(again.parts.train, index)[1], atol=1e-6)
+
+
+def test_settled_images_are_left_out_by_default_where_weights_are_known_to_tell():
+    assert config(teacher="deep").skip_threshold > 0
+    assert config(teacher="deep", skip_below=0.0).skip_threshold == config(teacher="deep", meta_objective="loss").skip_threshold == 0
+    assert all(config(teacher=teacher).skip_threshold == 0 for teacher in TEACHERS if teacher != "deep")
 
 
 def test_weights_are_what_the_student_steps_by():
