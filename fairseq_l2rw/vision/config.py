@@ -22,8 +22,6 @@ PRESETS = {
 }
 GENERAL = dict(model="resnet32", schedule="resnet32", lr=0.1, meta_size=1000, augment="crop-flip", weight_decay=5e-4, meta_start=1000)
 
-#: the default of --skip-below where the weights are known to tell wrong labels: those of right ones are near the prior
-SKIP_BELOW = 0.5
 #: teachers of the core that learn
 LEARNING = ("deep", "surface", "loss")
 
@@ -60,7 +58,7 @@ class VisionConfig:
     seed: int = _option(1, "of data parts, noise, initial weights, order and augmentation", metavar="N")
 
     teacher: str = _option("deep", "what weighs the images: deep, surface, loss, l2r, self_paced, mwn (Meta-Weight-Net as published), uniform, or finetuned (uniform, then the trusted images)", metavar="NAME")
-    skip_below: float | None = _option(None, f"fill the batches of an epoch with images whose weight is not below this; 0: with all images ({SKIP_BELOW} with --teacher deep and the contrastive objective, else 0)", metavar="T")
+    skip_below: float = _option(0.0, "fill the batches of an epoch with images whose weight is not below this, with a teacher that learns (0.7); 0: with all images", metavar="T")
     teacher_inputs: str = _option("both", "what the deep teacher sees: internal, surface or both", metavar="WHAT")
     teacher_states: str = _option("probe", "how the deep teacher sees the states: through a probe, trained to tell trusted images from mislabelled ones (contrastive objective), or directly", choices=("probe", "direct"))
     student_average: float = _option(0.0, "the states that the deep teacher sees are those of the student's running average with this decay (0.98); 0: those of the student itself", metavar="A")
@@ -108,12 +106,10 @@ class VisionConfig:
         for name in ("train_size", "valid_size", "finetune_epochs", "warmup_updates", "clip_norm", "weight_decay"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(self.lr > 0, "lr", self.lr, "a number above 0")
-        for name in ("momentum", "dropout", "student_average", "teacher_discriminant"):
+        for name in ("momentum", "dropout", "student_average", "teacher_discriminant", "skip_below"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
-        if self.skip_below is not None:
-            _require(0 <= self.skip_below < 1, "skip_below", self.skip_below, "a weight from 0 (none is left out) to below 1")
-            if self.skip_below and self.teacher not in LEARNING and not self.compare:
-                raise L2RWError(f"--skip-below: with --teacher {self.teacher} no image is left out; give one of {', '.join(LEARNING)}, or leave it out")
+        if self.skip_below and self.teacher not in LEARNING and not self.compare:
+            raise L2RWError(f"--skip-below: with --teacher {self.teacher} no image is left out; give one of {', '.join(LEARNING)}, or leave it out")
         for f in fields(self):
             choices = f.metadata.get("choices")
             if choices:
@@ -121,10 +117,8 @@ class VisionConfig:
 
     @property
     def skip_threshold(self) -> float:
-        """T of --skip-below, 0 where every epoch sees all images."""
-        if self.skip_below is not None:
-            return self.skip_below if self.teacher in LEARNING else 0.0
-        return SKIP_BELOW if self.teacher == "deep" and self.meta_objective == "contrastive" else 0.0
+        """T of --skip-below, 0 where every epoch sees all images: with --compare not every teacher learns."""
+        return self.skip_below if self.teacher in LEARNING else 0.0
 
 
 def parse_schedule(text: str) -> tuple[int, tuple[int, ...]]:

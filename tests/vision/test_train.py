@@ -126,7 +126,7 @@ def test_teacher_updates_that_come_to_nothing_are_counted_and_many_end_the_run(m
 
 
 def test_figures_of_an_epoch(tmp_path):
-    run = training(teacher="deep", valid_size=12, schedule="2", skip_below=0.0)
+    run = training(teacher="deep", valid_size=12, schedule="2")
     result = run.run(tmp_path)
     row = metrics.read(tmp_path / metrics.FILE)[-1]
     wrong = run.parts.wrong
@@ -178,7 +178,7 @@ def test_what_is_settled_makes_room():
 
 
 def test_judging_an_image_changes_nothing_of_the_student():
-    run = training(**NORMED, teacher="deep", schedule="4")
+    run = training(**NORMED, teacher="deep", schedule="4", skip_below=0.5)
     run.train_epoch()
     student, history = run.student.module.state_dict(), run.method.core.history.scores.clone()
     before = {name: value.clone() for name, value in student.items()}
@@ -191,20 +191,19 @@ def test_judging_an_image_changes_nothing_of_the_student():
 
 
 def test_a_judgement_is_the_weight_of_a_training_step():
-    run = training(teacher="deep", schedule="4")
+    run = training(teacher="deep", schedule="4", skip_below=0.5)
     run.train_epoch()
     index = torch.arange(20)
     run.weights[index] = 0.1
     run.staying(run.parts.train)
-    again = training(teacher="deep", schedule="4")
+    again = training(teacher="deep", schedule="4", skip_below=0.5)
     again.train_epoch()
     assert torch.allclose(run.weights[index], again.step(again.parts.train, index)[1], atol=1e-6)
 
 
-def test_settled_images_are_left_out_by_default_where_weights_are_known_to_tell():
-    assert config(teacher="deep").skip_threshold > 0
-    assert config(teacher="deep", skip_below=0.0).skip_threshold == config(teacher="deep", meta_objective="loss").skip_threshold == 0
-    assert all(config(teacher=teacher).skip_threshold == 0 for teacher in TEACHERS if teacher != "deep")
+def test_with_compare_only_teachers_that_learn_leave_images_out():
+    thresholds = {teacher: config(teacher=teacher, skip_below=0.7, compare=True).skip_threshold for teacher in TEACHERS}
+    assert {teacher for teacher, threshold in thresholds.items() if threshold} == {"deep", "loss", "surface"}
 
 
 def test_weights_are_what_the_student_steps_by():
