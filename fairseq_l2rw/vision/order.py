@@ -22,7 +22,7 @@ def epoch_order(images: int, take: int, seed: int, epoch: int, stay: Tensor | No
         take: how many it sees.
         seed: of the run.
         epoch: from 0.
-        stay: which images it may see, bool ``[N]``; at least one; each once, in another order then, and so on. All by default.
+        stay: which images it may see, bool ``[N]``, at least one: each of them once, then in another order, and so on; all by default.
     """
     order = torch.empty(0, dtype=torch.long)
     turn: tuple[int, ...] = ()
