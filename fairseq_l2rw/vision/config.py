@@ -109,7 +109,7 @@ class VisionConfig:
         for name in ("momentum", "dropout", "student_average", "teacher_discriminant", "skip_below"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
         if self.skip_below and self.teacher not in LEARNING and not self.compare:
-            raise L2RWError(f"--skip-below: with --teacher {self.teacher} no image is left out; give one of {', '.join(LEARNING)}, or leave it out")
+            raise L2RWError(f"--skip-below: with --teacher {self.teacher} no image is left out; give one of {', '.join(LEARNING)}, or drop the option")
         for f in fields(self):
             choices = f.metadata.get("choices")
             if choices:

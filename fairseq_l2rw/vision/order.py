@@ -25,9 +25,10 @@ def epoch_order(images: int, take: int, seed: int, epoch: int, stay: Tensor | No
         stay: which images it may see, bool ``[N]``, at least one: each of them once, then in another order, and so on; all by default.
     """
     order = torch.empty(0, dtype=torch.long)
-    turn: tuple[int, ...] = ()
+    turn = 0
     while len(order) < take:
-        more = torch.randperm(images, generator=generator("order", seed, epoch, *turn))
+        drawn_for = (seed, epoch, turn) if turn else (seed, epoch)
+        more = torch.randperm(images, generator=generator("order", *drawn_for))
         order = torch.cat([order, more if stay is None else more[stay[more]]])
-        turn = (sum(turn) + 1,)
+        turn += 1
     return order[:take]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from fairseq_l2rw.errors import L2RWError
 from fairseq_l2rw.meta import RandomState
-from fairseq_l2rw.meta.functional import evaluating, in_mode, untracked
+from fairseq_l2rw.meta.functional import evaluating, untracked
 from fairseq_l2rw.meta.weighting import effective_sample_size
 from fairseq_l2rw.vision import checkpoint, methods, models, workers
 from fairseq_l2rw.vision.augment import crop_and_flip
@@ -124,13 +124,13 @@ class Training:
         finetuning = self.epoch >= config.epochs
         images = self.parts.meta if finetuning else self.parts.train
         size, stay = config.batch_size * count, None
+        self.student.module.train()
         if config.skip_threshold and not finetuning:
             stay = self.staying(images)
         else:
             self.weights.fill_(float("nan"))
         order = epoch_order(len(images), self._batches(images, "--batch-size") * size, config.seed, self.epoch, stay)
         batches = order.split(size)
-        self.student.module.train()
         losses, reports = [], []
         bar = tqdm(batches, f"epoch {self.epoch + 1}", disable=None if workers.rank() == 0 else True, leave=False)
         for index in bar:
@@ -166,7 +166,7 @@ class Training:
         for number, some in enumerate(torch.nonzero(self.weights < threshold).flatten().split(self.config.batch_size)):
             torch.manual_seed(derived_seed("judge", self.config.seed, self.epoch, number))
             batch = self.batch(images, some, "augment", self.updates)
-            with torch.no_grad(), in_mode(self.student.module, training=True), untracked(self.student.module):
+            with torch.no_grad(), untracked(self.student.module):
                 self.weights[some] = self.method.judge(batch).float().cpu()
         settled = self.weights < threshold
         return settled if settled.all() else ~settled
