@@ -291,11 +291,14 @@ class MetaTrainer(CountsSkipped):
             weights = weights.clamp(min=SMALLEST_WEIGHT)
         return rows, weights.to(losses.dtype)
 
-    def judge(self, losses: Tensor, n_tokens: Tensor, source_lengths: Tensor, internal: list[Tensor], batch: Any = None) -> Tensor:
+    def judge(
+        self, updates: int, losses: Tensor, n_tokens: Tensor, source_lengths: Tensor, internal: list[Tensor], batch: Any = None
+    ) -> Tensor:
         """Weights ``[N]``, detached, of examples that the student does not train on now; the history takes what is thought of them.
 
-        Arguments as :meth:`weigh`; the examples are the same on all workers.
+        Arguments as :meth:`begin_update` and :meth:`weigh`; the examples are the same on all workers, and no update is under way.
         """
+        self.updates = updates  # a training that goes on has begun none
         rows, weights = self.weigh(losses, n_tokens, source_lengths, internal, batch)
         inputs, self._inputs = self._inputs, None
         if self.history is not None and self.started:

@@ -47,8 +47,8 @@ class Method:
         """w_i ``[N]``, detached; ``state`` is the generator's before the forward pass."""
         return torch.ones_like(losses.detach())
 
-    def judge(self, batch: Batch) -> Tensor:
-        """w_i ``[N]``, detached, of images that are not trained on now; only where ``--skip-below`` serves."""
+    def judge(self, updates: int, batch: Batch) -> Tensor:
+        """w_i ``[N]``, detached, of images that are not trained on now, with ``updates`` done; only where ``--skip-below`` serves."""
         raise NotImplementedError
 
     def before_step(self, raw_norm: float | None, max_norm: float) -> None:
@@ -163,11 +163,11 @@ class Core(Method):
         self.core.record(batch, rows, weights, losses, ones, ones, state)
         return weights
 
-    def judge(self, batch):
+    def judge(self, updates, batch):
         assert isinstance(self.core, MetaTrainer)
         losses, features = self.student.outputs(batch, self.student.module)
         ones = torch.ones_like(losses)
-        return self.core.judge(losses, ones, ones, self.student.states(batch, features), batch)
+        return self.core.judge(updates, losses, ones, ones, self.student.states(batch, features), batch)
 
     def before_step(self, raw_norm, max_norm):
         self.core.before_step(raw_norm, max_norm)

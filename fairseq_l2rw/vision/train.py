@@ -167,7 +167,7 @@ class Training:
             torch.manual_seed(derived_seed("judge", self.config.seed, self.epoch, number))
             batch = self.batch(images, some, "augment", self.updates)
             with torch.no_grad(), untracked(self.student.module):
-                self.weights[some] = self.method.judge(batch).float().cpu()
+                self.weights[some] = self.method.judge(self.updates, batch).float().cpu()
         settled = self.weights < threshold
         return settled if settled.all() else ~settled
 
