@@ -57,7 +57,7 @@ class Fixed(Method):
         ones = super().weigh(batch, losses, features, state)
         return ones if self.updates < self.start else self.weights[batch.index].to(ones)
 
-    def judge(self, batch):
+    def judge(self, updates, batch):
         return self.weights[batch.index]
 
 

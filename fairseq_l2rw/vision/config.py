@@ -58,7 +58,7 @@ class VisionConfig:
     seed: int = _option(1, "of data parts, noise, initial weights, order and augmentation", metavar="N")
 
     teacher: str = _option("deep", "what weighs the images: deep, surface, loss, l2r, self_paced, mwn (Meta-Weight-Net as published), uniform, or finetuned (uniform, then the trusted images)", metavar="NAME")
-    skip_below: float = _option(0.0, "fill the batches of an epoch with images whose weight is not below this, with a teacher that learns (0.7); 0: with all images", metavar="T")
+    skip_below: float | None = _option(None, "with a teacher that learns, an image whose weight w is below T stays in an epoch with probability w / T, and others fill its place (0.9; with --meta-objective loss 0); 0: all images stay", metavar="T")
     teacher_inputs: str = _option("both", "what the deep teacher sees: internal, surface or both", metavar="WHAT")
     teacher_states: str = _option("probe", "how the deep teacher sees the states: through a probe, trained to tell trusted images from mislabelled ones (contrastive objective), or directly", choices=("probe", "direct"))
     student_average: float = _option(0.0, "the states that the deep teacher sees are those of the student's running average with this decay (0.98); 0: those of the student itself", metavar="A")
@@ -72,7 +72,7 @@ class VisionConfig:
     teacher_replay: int = _option(10, "steps on replayed rows per teacher update; 0: one exact step", metavar="R")
     teacher_replay_rows: int = _option(4000, "rows kept for each head", metavar="N")
     teacher_prior: float = _option(0.9, "weight of an image about which nothing is known", metavar="P")
-    teacher_prior_strength: float = _option(0.1, "how strongly it is held", metavar="T")
+    teacher_prior_strength: float = _option(0.03, "how strongly it is held", metavar="T")
     meta_objective: str = _option("contrastive", "contrastive, or loss (the paper's)", choices=("contrastive", "loss"))
     meta_contrast: str = _option("confused:0.5", "KIND:ALPHA,...; kinds: mislabelled (labels rotated within the batch), confused (labels drawn from what the student takes the images for)", metavar="K:A")
     meta_momentum: float = _option(0.8, "averaging of dev gradients over teacher updates; 0: off", metavar="M")
@@ -107,7 +107,7 @@ class VisionConfig:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _require(self.lr > 0, "lr", self.lr, "a number above 0")
         for name in ("momentum", "dropout", "student_average", "teacher_discriminant", "skip_below"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number from 0 to below 1")
+            _require(0 <= (getattr(self, name) or 0) < 1, name, getattr(self, name), "a number from 0 to below 1")
         if self.skip_below and self.teacher not in LEARNING and not self.compare:
             raise L2RWError(f"--skip-below: with --teacher {self.teacher} no image is left out; give one of {', '.join(LEARNING)}, or drop the option")
         for f in fields(self):
@@ -118,7 +118,11 @@ class VisionConfig:
     @property
     def skip_threshold(self) -> float:
         """T of --skip-below, 0 where every epoch sees all images: with --compare not every teacher learns."""
-        return self.skip_below if self.teacher in LEARNING else 0.0
+        if self.teacher not in LEARNING:
+            return 0.0
+        if self.skip_below is None:
+            return 0.9 if self.meta_objective == "contrastive" else 0.0
+        return self.skip_below
 
 
 def parse_schedule(text: str) -> tuple[int, tuple[int, ...]]:

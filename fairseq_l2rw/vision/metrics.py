@@ -28,7 +28,7 @@
     teacher updates so far that came to nothing (a dev loss or an influence that is no number); missing where the teacher is none of the core.
 
 What concerns weights is missing with uniform weights; a weight is the one that an image had in the epoch's last training step with it,
-for one that the epoch left out, the one that it was judged to have when the epoch began.
+for one that ``--skip-below`` left out, the last one before, mostly what it was judged to have when the epoch began.
 ``config.json`` beside it holds the options, ``result.json`` the results once the run is done. With ``--tensorboard-logdir``
 the numbers go there as well, under the same names.
 """

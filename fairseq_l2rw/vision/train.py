@@ -161,15 +161,17 @@ class Training:
         return figures
 
     def staying(self, images: ImageSet) -> Tensor:
-        """Which images the epoch sees, bool ``[N]``: those whose weight was below the threshold are judged anew, as in a training step that does not step."""
+        """Which images the epoch sees, bool ``[N]``: those whose weight w was below the threshold T are judged anew, as in a training step
+        that does not step, and stay with probability w / T."""
         threshold = self.config.skip_threshold
         for number, some in enumerate(torch.nonzero(self.weights < threshold).flatten().split(self.config.batch_size)):
             torch.manual_seed(derived_seed("judge", self.config.seed, self.epoch, number))
             batch = self.batch(images, some, "augment", self.updates)
             with torch.no_grad(), untracked(self.student.module):
                 self.weights[some] = self.method.judge(self.updates, batch).float().cpu()
-        settled = self.weights < threshold
-        return settled if settled.all() else ~settled
+        drawn = torch.rand(len(self.weights), generator=generator("stay", self.config.seed, self.epoch))
+        leaves = self.weights < threshold * drawn
+        return leaves if leaves.all() else ~leaves
 
     def learning_rate(self) -> float:
         """Of the next update: a tenth after each step of the schedule, less while it warms up."""
