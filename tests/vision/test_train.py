@@ -183,7 +183,7 @@ def test_what_is_settled_makes_room():
 @pytest.mark.parametrize("weight, share", [(0.0, 0.0), (0.2, 0.25), (0.6, 0.75), (0.8, 1.0), (0.9, 1.0), (float("nan"), 1.0)])
 def test_an_image_stays_as_often_as_it_weighs(weight, share):
     run = training(teacher="deep", skip_below=0.8)
-    images, stays = len(run.weights), []
+    stays = []
     run.method.judge = lambda updates, batch: torch.full((len(batch.labels),), weight)
     for run.epoch in range(50):
         run.weights.fill_(weight)
@@ -193,7 +193,6 @@ def test_an_image_stays_as_often_as_it_weighs(weight, share):
     assert all(stay[0] for stay in stays)
     assert abs(float(counts.mean()) - share) < 4 * (share * (1 - share) / counts.numel()) ** 0.5 + 1e-9
     assert share in (0.0, 1.0) or (0 < counts.mean(0)).all() and (counts.mean(0) < 1).all()  # none always, none never
-    assert images > 50
 
 
 def test_judging_an_image_changes_nothing_of_the_student():
