@@ -201,9 +201,9 @@ def test_judging_an_image_changes_nothing_of_the_student():
     student, history = run.student.module.state_dict(), run.method.core.history.scores.clone()
     before = {name: value.clone() for name, value in student.items()}
     run.weights[:30] = 0.1
-    run.staying(run.parts.train)
+    stay = run.staying(run.parts.train)
     assert run.student.module.training and not differences(before, run.student.module.state_dict())
-    assert not torch.isclose(run.weights[:30], torch.tensor(0.1)).any()
+    assert not torch.isclose(run.weights[:30], torch.tensor(0.1)).any() and (run.weights[~stay] < run.config.skip_threshold).all()
     changed = (run.method.core.history.scores != history).any(1)
     assert changed[:30].all() and not changed[30:].any()
 
@@ -217,6 +217,12 @@ def test_a_judgement_is_the_weight_of_a_training_step():
     again = training(teacher="deep", schedule="4", skip_below=0.5)
     again.train_epoch()
     assert torch.allclose(run.weights[index], again.step(again.parts.train, index)[1], atol=1e-6)
+
+
+def test_images_are_left_out_by_default_where_the_teacher_learns_by_the_contrast():
+    learning = {teacher for teacher in TEACHERS if config(teacher=teacher).skip_threshold > 0}
+    assert learning == {"deep", "loss", "surface"}
+    assert config(teacher="deep", skip_below=0.0).skip_threshold == config(teacher="deep", meta_objective="loss").skip_threshold == 0
 
 
 def test_with_compare_only_teachers_that_learn_leave_images_out():
