@@ -11,12 +11,15 @@ dev batch give every objective. The rows of the table:
 * the loss per token;
 * influence, J the dev loss; J contrastive in one sum; J_k for each head alone; ``heads``: the largest of the heads' c, each over its
   dev scale (a pair must pass every test);
-* each again with the SGD direction, with fewer and more dev batches, through some parameters only;
+* each again with the SGD direction, with fewer and more dev batches, through some parameters only, over the norm of the pair's own
+  gradient in place of its number of tokens;
+* ``regression``: the heads' c_i / n_i as an MLP on the features predicts them, learnt from the other four fifths of the pairs;
 * the weights of the checkpoint's teacher, and of each of its heads, where there is one;
 * ``classifier``: what the features hold, an MLP trained on the true labels, five folds: a bound that no teacher can be expected to pass.
 
 The columns: area under the ROC curve for each kind of noise against the clean pairs, and the signal-to-noise ratio of all noise.
 With --spoil the clean pairs of the sample are spoilt on the fly, in each way: kinds that the student never trained on.
+With --average the student has the mean of other checkpoints' parameters, as a second view of the pairs; the optimizer stays --path's.
 """
 
 # Python puts a script's own folder first on its path, where this file takes the place of the standard library's signal.
@@ -25,8 +28,10 @@ if __name__ == "signal":
 
 import argparse
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 import torch
@@ -43,6 +48,7 @@ PARAMETERS = {
     "decoder layers": r"^decoder\.layers\.",
     "embeddings": r"embed_tokens",
 }
+MLP = {"hidden_layer_sizes": (128,), "activation": "tanh", "alpha": 1.0, "max_iter": 300, "random_state": 1}
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,10 @@ class Probe:
         path: a checkpoint of ``--task l2rw_translation``.
         kinds: of spoilt dev batches.
         dev_tokens: size of a dev batch.
+        average: checkpoints whose mean parameters take the place of those at `path`.
     """
 
-    def __init__(self, data: str, path: str, kinds: list[str], dev_tokens: int):
+    def __init__(self, data: str, path: str, kinds: list[str], dev_tokens: int, average: Sequence[str] = ()):
         from fairseq import checkpoint_utils, optim, utils
         from fairseq.dataclass.utils import overwrite_args_by_name
 
@@ -82,6 +89,8 @@ class Probe:
         if not isinstance(self.task, L2RWTranslationTask):
             raise L2RWError(f"--path {path}: no checkpoint of --task l2rw_translation; give one (--teacher uniform will do)")
         self.model = models[0].eval()
+        if average:
+            self.model.load_state_dict(mean_parameters(average))
         self.criterion = self.task.build_criterion(cfg.criterion)
         self.meta = self.task.make_meta(self.model, Capture.of(self.model, cfg.task, self.task.tgt_dict.pad()))
         self.teacher = None
@@ -193,6 +202,15 @@ class Probe:
             out.append(influence.forward_mode(self.student, self.parameters, step.parameters, vector, record)[1])
         return torch.cat(out).double().numpy()
 
+    def gradient_norms(self, batches: list[Batch]) -> np.ndarray:
+        """||grad l_i|| of all pairs, nats, by a backward pass for each."""
+        norms = []
+        for batch in batches:
+            for i in range(len(batch.kinds)):
+                losses, _ = self.student.losses(self.student.subset(batch.sample, torch.tensor([i])))
+                norms.append(float(torch.nn.utils.get_total_norm(torch.autograd.grad(losses.sum(), self.parameters))))
+        return np.array(norms)
+
     def chosen(self, pattern: str) -> list[bool]:
         """Which parameters a pattern is found in."""
         return [re.search(pattern, name) is not None for name in self.names]
@@ -214,6 +232,15 @@ class Probe:
         return tuple(torch.cat(part) for part in zip(*parts))
 
 
+def mean_parameters(paths: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The mean students of some checkpoints."""
+    from fairseq_l2rw.translation.average import average_checkpoints
+
+    with tempfile.TemporaryDirectory() as folder:
+        average_checkpoints(paths, f"{folder}/average.pt")
+        return torch.load(f"{folder}/average.pt", map_location="cpu", weights_only=True)["model"]
+
+
 def dot(a, b) -> float:
     return float(sum((x.double() * y.double()).sum() for x, y in zip(a, b)))
 
@@ -229,11 +256,10 @@ class Influences:
         c: term -> c_i ``[N]``.
         contrast: kind -> alpha.
         products: (term a, term b) -> -<g_a, S(g_b)>, the influence of an average dev pair of a on term b, per token.
-        n_tokens: ``[N]``.
     """
 
-    def __init__(self, c, contrast, products, n_tokens):
-        self.c, self.contrast, self.products, self.n_tokens = c, contrast, products, n_tokens
+    def __init__(self, c, contrast, products):
+        self.c, self.contrast, self.products = c, contrast, products
 
     def head(self, kind: str) -> np.ndarray:
         return self.c[CLEAN] - self.contrast[kind] * self.c[kind]
@@ -243,13 +269,13 @@ class Influences:
         of = lambda term: self.products[term, CLEAN] - self.contrast[kind] * self.products[term, kind]  # noqa: E731
         return abs(of(CLEAN) - of(kind)) / 2
 
-    def detectors(self, per_token: bool = True) -> dict[str, np.ndarray]:
-        """Name of the objective -> c_i / n_i, high for noise (it raises J)."""
+    def detectors(self, size: np.ndarray | float = 1.0) -> dict[str, np.ndarray]:
+        """Name of the objective -> c_i over the pair's `size`, high for noise (it raises J)."""
         out = {"loss": self.c[CLEAN], "contrastive, one sum": self.c[CLEAN] - sum(a * self.c[k] for k, a in self.contrast.items())}
         for kind in self.contrast:
             out[f"head {kind}"] = self.head(kind)
         out["heads"] = np.max([self.head(kind) / self.dev_scale(kind) for kind in self.contrast], axis=0)
-        return {name: c / self.n_tokens if per_token else c for name, c in out.items()}
+        return {name: c / size for name, c in out.items()}
 
     def midpoint(self, kind: str) -> float:
         """alpha at which an average clean and an average spoilt dev pair have opposite influences of equal size."""
@@ -274,6 +300,7 @@ def measure(probe: Probe, batches: list[Batch], contrast: dict[str, float], dev:
         table_rows.append(row)
 
     add("loss per token", losses.double().numpy() / n)
+    norms = probe.gradient_norms(batches)  # of the student before the step, as the influences are
     step = probe.step(batches)
     step_vector = StepVector(probe.rule, step)
     gradients = probe.dev_gradients(max(dev, more))
@@ -288,20 +315,24 @@ def measure(probe: Probe, batches: list[Batch], contrast: dict[str, float], dev:
         # other dev batches than those of the vectors, where there are any: within one batch its own noise inflates the products
         others = {t: mean(g[count:] or g[:count]) for t, g in gradients.items()}
         products = {(a, b): dot(others[a], vectors[b]) for a in terms for b in terms}
-        return Influences(c, contrast, products, n)
+        return Influences(c, contrast, products)
 
     direction = "adam" if "exp_avg" in getattr(probe.rule, "STATE", ()) else "optimizer"
     base = influences("adam", everything, dev)
-    variations = [(base, direction, "all", dev, True), (base, direction, "all", dev, False)]
-    variations += [(influences("sgd", everything, dev), "sgd", "all", dev, True)]
-    variations += [(influences("adam", everything, count), direction, "all", count, True) for count in dict.fromkeys((1, more)) if count != dev]
-    variations += [(influences("adam", probe.chosen(pattern), dev), direction, name, dev, True) for name, pattern in PARAMETERS.items()]
-    for found, way, where, count, per_token in variations:
-        for objective, scores in found.detectors(per_token).items():
-            add("influence" if per_token else "influence, not per token", scores, objective, way, where, count)
+    per_token, over_norm = "influence", "influence over the gradient's norm"
+    sizes = {per_token: n, "influence, not per token": 1.0, over_norm: norms}
+    variations = [(base, direction, "all", dev, size) for size in sizes]
+    variations += [(influences("sgd", everything, dev), "sgd", "all", dev, size) for size in (per_token, over_norm)]
+    variations += [(influences("adam", everything, count), direction, "all", count, per_token) for count in dict.fromkeys((1, more)) if count != dev]
+    variations += [(influences("adam", probe.chosen(pattern), dev), direction, name, dev, per_token) for name, pattern in PARAMETERS.items()]
+    for found, way, where, count, size in variations:
+        for objective, scores in found.detectors(sizes[size]).items():
+            add(size, scores, objective, way, where, count)
     if probe.teacher is not None:
         add_weights(probe, features, add)
+    scaled = np.stack([base.head(kind) / n / base.dev_scale(kind) for kind in contrast], axis=1)
     for what, columns in feature_sets(probe, features).items():
+        add(f"regression on {what}", regress(columns, scaled).max(axis=1), "heads", direction, "all", dev)
         add(f"classifier on {what}", classify(columns, kinds), objective="true labels")
     midpoints = {kind: {"alpha": contrast[kind], "midpoint": base.midpoint(kind), "dev scale": base.dev_scale(kind)} for kind in contrast}
     return table_rows, midpoints
@@ -331,6 +362,19 @@ def feature_sets(probe: Probe, features: torch.Tensor) -> dict[str, np.ndarray]:
     return {"surface": surface, "states": states, "both": np.concatenate([surface, states], axis=1)}
 
 
+def regress(columns: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Targets ``[N, K]`` as an MLP predicts them that was trained on those of the other four fifths of the pairs."""
+    from sklearn.compose import TransformedTargetRegressor
+    from sklearn.model_selection import KFold, cross_val_predict
+    from sklearn.neural_network import MLPRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    mlp = MLPRegressor(early_stopping=len(targets) > 200, **MLP)
+    model = TransformedTargetRegressor(make_pipeline(StandardScaler(), mlp), transformer=StandardScaler())
+    return cross_val_predict(model, columns, targets, cv=KFold(5, shuffle=True, random_state=1)).reshape(targets.shape)
+
+
 def classify(columns: np.ndarray, kinds: list[str]) -> np.ndarray:
     """Chance of noise, of an MLP that was trained on the labels of the other four fifths of the pairs."""
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -339,7 +383,7 @@ def classify(columns: np.ndarray, kinds: list[str]) -> np.ndarray:
     from sklearn.preprocessing import StandardScaler
 
     labels = np.array([kind != CLEAN for kind in kinds])
-    mlp = MLPClassifier((128,), activation="tanh", alpha=1.0, max_iter=300, early_stopping=len(labels) > 200, random_state=1)
+    mlp = MLPClassifier(early_stopping=len(labels) > 200, **MLP)
     folds = StratifiedKFold(5, shuffle=True, random_state=1)
     return cross_val_predict(make_pipeline(StandardScaler(), mlp), columns, labels, cv=folds, method="predict_proba")[:, 1]
 
@@ -362,6 +406,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("data", metavar="DATA", help="folder of fairseq-l2rw prepare")
     parser.add_argument("--path", required=True, metavar="CHECKPOINT", help="of --task l2rw_translation, with or without a teacher")
+    parser.add_argument("--average", metavar="CHECKPOINT,...", help="give the student the mean of these checkpoints' parameters")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for signal.json and the figure")
     parser.add_argument("--labels", metavar="TSV", help="kind of noise of each raw line (default: DATA/raw/train.labels.tsv)")
     parser.add_argument("--pairs", type=int, default=2000, metavar="N", help="training pairs looked at (default: %(default)s)")
@@ -375,12 +420,14 @@ def main(argv: list[str] | None = None) -> int:
     path = Path(args.labels or Path(args.data) / "raw" / "train.labels.tsv")
     if not path.exists() and not args.spoil:
         raise L2RWError(f"{path}: no labels; name the file that corrupt wrote with --labels, or kinds with --spoil")
-    if not Path(args.path).is_file():
-        raise L2RWError(f"--path {args.path}: no such file; give a checkpoint")
+    average = args.average.split(",") if args.average else []
+    for option, file in [("--path", args.path), *(("--average", file) for file in average)]:
+        if not Path(file).is_file():
+            raise L2RWError(f"{option} {file}: no such file; give a checkpoint")
     labels = read_labels(str(path)) if path.exists() else {}
     torch.manual_seed(args.seed)
     contrast = parse_contrast(args.contrast)
-    probe = Probe(args.data, args.path, list(contrast), args.dev_tokens)
+    probe = Probe(args.data, args.path, list(contrast), args.dev_tokens, average)
     batches = probe.sample(labels, args.data, args.pairs, args.seed, args.dev_tokens)
     if args.spoil:
         from fairseq_l2rw.translation.corruptions import CORRUPTIONS

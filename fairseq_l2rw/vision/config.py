@@ -58,7 +58,7 @@ class VisionConfig:
     seed: int = _option(1, "of data parts, noise, initial weights, order and augmentation", metavar="N")
 
     teacher: str = _option("deep", "what weighs the images: deep, surface, loss, l2r, self_paced, mwn (Meta-Weight-Net as published), uniform, or finetuned (uniform, then the trusted images)", metavar="NAME")
-    skip_below: float | None = _option(None, "with a teacher that learns, an image whose weight w is below T stays in an epoch with probability w / T, and others fill its place (0.9; with --meta-objective loss 0); 0: all images stay", metavar="T")
+    skip_below: float | None = _option(None, "with a teacher that learns, an image whose weight w is below T stays in an epoch with probability w / T, and others fill its place (that of --teacher-prior; with --meta-objective loss 0); 0: all images stay", metavar="T")
     teacher_inputs: str = _option("both", "what the deep teacher sees: internal, surface or both", metavar="WHAT")
     teacher_states: str = _option("probe", "how the deep teacher sees the states: through a probe, trained to tell trusted images from mislabelled ones (contrastive objective), or directly", choices=("probe", "direct"))
     student_average: float = _option(0.0, "the states that the deep teacher sees are those of the student's running average with this decay (0.98); 0: those of the student itself", metavar="A")
@@ -121,7 +121,7 @@ class VisionConfig:
         if self.teacher not in LEARNING:
             return 0.0
         if self.skip_below is None:
-            return 0.9 if self.meta_objective == "contrastive" else 0.0
+            return self.teacher_prior if self.meta_objective == "contrastive" else 0.0
         return self.skip_below
 
 

@@ -32,6 +32,8 @@ def test_the_whole(place, tmp_path, capsys, name):
     for objective in ("loss", "contrastive, one sum", "head misaligned", "head untranslated", "head generated", "heads"):
         assert ("influence", objective) in detectors
     assert {row["parameters"] for row in rows} >= {"all", "embeddings", "encoder + cross-attention"}
+    kinds_of_rows = {row["detector"] for row in rows}
+    assert kinds_of_rows >= {"influence over the gradient's norm", "influence, not per token", "regression on states", "classifier on states"}
     assert {row["direction"] for row in rows} >= {"adam", "sgd"} and {row["dev batches"] for row in rows} >= {1, 2}
     assert any(what.startswith("weights of deep") for what, _ in detectors) == (name == "deep")
     assert all(0 <= row["AUC all"] <= 1 for row in rows)
@@ -69,18 +71,52 @@ def test_influence_is_the_slope_of_each_pairs_loss(place):
     assert np.allclose(c, slopes, **tolerance) and not np.allclose(-c, slopes, **tolerance)
 
 
+def test_gradient_norms(place):
+    """Against a batch of one pair, made by the dataset itself."""
+    data, path = place
+    probe = signal.Probe(data, path("uniform"), ["misaligned"], 300)
+    batches = probe.sample({}, data, 6, 1, 300)
+    norms, expected = probe.gradient_norms(batches), []
+    dataset = probe.task.dataset("train")
+    for batch in batches:
+        for i in batch.sample["id"].tolist():
+            probe.model.zero_grad()
+            probe.student.losses(dataset.collater([dataset[i]]))[0].sum().backward()
+            expected.append(sum(float(p.grad.square().sum()) for p in probe.parameters) ** 0.5)
+    assert np.allclose(norms, expected, rtol=1e-4) and len(norms) == 6 and norms.std() > 0
+
+
+def test_the_mean_of_checkpoints(place):
+    data, path = place
+    paths = [path("uniform"), path("deep")]
+    students = [torch.load(p, map_location="cpu", weights_only=False)["model"] for p in paths]
+    averaged = signal.Probe(data, paths[0], ["misaligned"], 300, paths).model.state_dict()
+    name = "encoder.layers.0.fc1.weight"
+    assert torch.allclose(averaged[name], (students[0][name] + students[1][name]) / 2)
+    assert not torch.equal(students[0][name], students[1][name])
+
+
+def test_a_regression_tells_what_the_features_hold():
+    """A target that follows from the features is predicted for pairs that were left out; noise is not."""
+    rng = np.random.default_rng(1)
+    columns = rng.normal(size=(400, 5))
+    targets = np.stack([3 + columns[:, 0] - columns[:, 1], rng.normal(size=400)], axis=1)
+    predicted = signal.regress(columns, targets)
+    assert np.corrcoef(predicted[:, 0], targets[:, 0])[0, 1] > 0.9 > 0.3 > abs(np.corrcoef(predicted[:, 1], targets[:, 1])[0, 1])
+
+
 def test_objectives_from_terms():
     c = {"clean": np.array([-1.0, 2.0]), "a": np.array([4.0, 0.0]), "b": np.array([0.0, 10.0])}
     products = {("clean", "clean"): -3.0, ("clean", "a"): 1.0, ("a", "clean"): 1.0, ("a", "a"): -5.0,
                 ("clean", "b"): 0.0, ("b", "clean"): 0.0, ("b", "b"): -1.0}  # fmt: skip
-    found = Influences(c, {"a": 0.5, "b": 0.1}, products, np.array([2.0, 1.0]))
-    detectors = found.detectors()
+    found = Influences(c, {"a": 0.5, "b": 0.1}, products)
+    detectors = found.detectors(np.array([2.0, 1.0]))
     assert detectors["loss"].tolist() == [-0.5, 2.0]
     assert detectors["contrastive, one sum"].tolist() == [(-1 - 2) / 2, 2 - 1]
     assert detectors["head a"].tolist() == [(-1 - 2) / 2, 2.0]
     # half the distance of -3 - 0.5 (an average clean pair) and 1 + 2.5 (an average spoilt one)
     assert found.dev_scale("a") == pytest.approx(3.5)
-    assert found.detectors(per_token=False)["head b"].tolist() == [-1.0, 1.0]
+    assert found.detectors()["head b"].tolist() == [-1.0, 1.0]
     assert detectors["heads"].tolist() == [max(-3 / 3.5, -1 / found.dev_scale("b")) / 2, max(2 / 3.5, 1 / found.dev_scale("b"))]
     assert found.midpoint("a") == pytest.approx((-3 + 1) / (1 - 5))
 
@@ -89,6 +125,8 @@ def test_bad_input(tmp_path, place):
     data, path = place
     with pytest.raises(L2RWError, match="--path .*: no such file"):
         signal.main([data, "--path", str(tmp_path / "none.pt"), "--out", str(tmp_path)])
+    with pytest.raises(L2RWError, match="--average .*none.pt: no such file"):
+        signal.main([data, "--path", path("deep"), "--average", str(tmp_path / "none.pt"), "--out", str(tmp_path)])
     with pytest.raises(L2RWError, match="no labels; name the file"):
         signal.main([str(tmp_path), "--path", path("deep"), "--out", str(tmp_path)])
 

@@ -222,6 +222,8 @@ def test_a_judgement_is_the_weight_of_a_training_step():
 def test_images_are_left_out_by_default_where_the_teacher_learns_by_the_contrast():
     learning = {teacher for teacher in TEACHERS if config(teacher=teacher).skip_threshold > 0}
     assert learning == {"deep", "loss", "surface"}
+    assert config(teacher="deep").skip_threshold == 0.9  # of the prior: an image of which nothing is known stays in every epoch
+    assert config(teacher="deep", teacher_prior=0.7).skip_threshold == 0.7
     assert config(teacher="deep", skip_below=0.0).skip_threshold == config(teacher="deep", meta_objective="loss").skip_threshold == 0
 
 
