@@ -8,7 +8,7 @@ optimizer on all of them gives the direction v = S(lambda) (``adam``: the checkp
 forward mode gives c_i = grad l_i . v. c is linear in lambda, so a pass for the clean dev gradient and one for each kind of spoilt
 dev batch give every objective. The rows of the table:
 
-* the loss per token;
+* the loss per token, and the norm of the pair's own gradient per token;
 * influence, J the dev loss; J contrastive in one sum; J_k for each head alone; ``heads``: the largest of the heads' c, each over its
   dev scale (a pair must pass every test);
 * each again with the SGD direction, with fewer and more dev batches, through some parameters only, over the norm of the pair's own
@@ -301,6 +301,7 @@ def measure(probe: Probe, batches: list[Batch], contrast: dict[str, float], dev:
 
     add("loss per token", losses.double().numpy() / n)
     norms = probe.gradient_norms(batches)  # of the student before the step, as the influences are
+    add("gradient's norm per token", norms / n)
     step = probe.step(batches)
     step_vector = StepVector(probe.rule, step)
     gradients = probe.dev_gradients(max(dev, more))

@@ -33,7 +33,7 @@ def test_the_whole(place, tmp_path, capsys, name):
         assert ("influence", objective) in detectors
     assert {row["parameters"] for row in rows} >= {"all", "embeddings", "encoder + cross-attention"}
     kinds_of_rows = {row["detector"] for row in rows}
-    assert kinds_of_rows >= {"influence over the gradient's norm", "influence, not per token", "regression on states", "classifier on states"}
+    assert kinds_of_rows >= {"gradient's norm per token", "influence over the gradient's norm", "influence, not per token", "regression on states", "classifier on states"}
     assert {row["direction"] for row in rows} >= {"adam", "sgd"} and {row["dev batches"] for row in rows} >= {1, 2}
     assert any(what.startswith("weights of deep") for what, _ in detectors) == (name == "deep")
     assert all(0 <= row["AUC all"] <= 1 for row in rows)
