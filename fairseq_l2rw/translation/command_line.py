@@ -3,7 +3,7 @@
 fairseq imports the user dir before it makes its parser, and finds ``--user-dir`` by a small parse of its own beforehand.
 This module does the same for the names that are looked up in a registry: under ``--task l2rw_translation`` a name that
 nobody has registered is told in one line. What else the parser refuses (a value that is no number, an option that there is not) it tells
-in one line as well.
+in one line as well, and ``--help`` tells of the task's options too.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from fairseq.registry import REGISTRIES
 from fairseq_l2rw.errors import EXIT_STATUS, L2RWError, print_error
 
 TASK = "l2rw_translation"
+HELP = {"-h", "--help"}
 
 
 def check_command_line(words: Sequence[str], check_criterion: Callable[[str], None]) -> None:
@@ -48,7 +49,8 @@ def check_command_line(words: Sequence[str], check_criterion: Callable[[str], No
 
 
 def guard_parsing() -> None:
-    """Makes fairseq's parser brief under ``--task l2rw_translation``; calling it again changes nothing."""
+    """Makes fairseq's parser brief in its errors and complete in its help under ``--task l2rw_translation``; calling it again
+    changes nothing."""
     parse = options.parse_args_and_arch
     if getattr(parse, "_is_brief", False):
         return
@@ -57,6 +59,7 @@ def guard_parsing() -> None:
     def brief(parser: argparse.ArgumentParser, input_args: Sequence[str] | None = None, *args: Any, **kwargs: Any):
         if _given(sys.argv[1:] if input_args is None else input_args).get("task") == TASK:
             tell_errors_in_one_line(parser)
+            prepare_first_parse(parser)
         return parse(parser, input_args, *args, **kwargs)
 
     brief._is_brief = True  # type: ignore[attr-defined]
@@ -84,3 +87,24 @@ def tell_errors_in_one_line(parser: argparse.ArgumentParser) -> None:
         raise SystemExit(EXIT_STATUS)
 
     parser.error = error  # type: ignore[method-assign]
+
+
+def prepare_first_parse(parser: argparse.ArgumentParser) -> None:
+    """Makes the next parse of `parser` overlook ``--help``, and tell in one line that ``--arch`` is missing.
+
+    fairseq parses twice: to learn which task, model and optimizer are asked for, then with the options that these add. Its
+    help would come with the first parse, and have none of them; where no model is named it has but a traceback.
+    """
+    parse = parser.parse_known_args
+
+    def first(args: Sequence[str] | None = None, namespace: Any = None):
+        parser.parse_known_args = parse  # type: ignore[method-assign]
+        words = list(sys.argv[1:] if args is None else args)
+        found, rest = parse([word for word in words if word not in HELP], namespace)
+        if getattr(found, "arch", "") is None:
+            if not HELP.intersection(words):
+                parser.error("--arch: no model is named; give one, as --arch transformer")
+            del found.arch  # the help is that of no model
+        return found, rest
+
+    parser.parse_known_args = first  # type: ignore[method-assign, assignment]

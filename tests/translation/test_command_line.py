@@ -76,3 +76,35 @@ def test_guarding_twice_changes_nothing():
     parse = options.parse_args_and_arch
     guard_parsing()
     assert options.parse_args_and_arch is parse
+
+
+@pytest.mark.parametrize("words, there", [([], False), (["--arch", "transformer", "--optimizer", "adam"], True)])
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_help_tells_of_the_tasks_options(capsys, word, words, there):
+    """Those of the model and the optimizer with it, where they are named."""
+    with pytest.raises(SystemExit) as left:
+        options.parse_args_and_arch(options.get_training_parser(), [*OURS, *words, word])
+    text = capsys.readouterr().out
+    assert left.value.code == 0 and "--teacher-prior-strength" in text and "--meta-contrast" in text and "--max-update" in text
+    assert ("--encoder-layers" in text) == ("--adam-betas" in text) == there
+
+
+def test_help_of_another_task_is_fairseqs(capsys):
+    with pytest.raises(SystemExit):
+        options.parse_args_and_arch(options.get_training_parser(), ["data", "--task", "translation", "--help"])
+    assert "--teacher-prior-strength" not in capsys.readouterr().out
+
+
+def test_a_training_without_a_model_is_told_in_one_line(capsys):
+    parser = options.get_training_parser()
+    with pytest.raises(SystemExit) as left:
+        options.parse_args_and_arch(parser, OURS)
+    assert left.value.code == 2
+    assert capsys.readouterr().err == (
+        f"fairseq-l2rw: error: --arch: no model is named; give one, as --arch transformer (see {parser.prog} --help)\n"
+    )
+
+
+def test_generation_needs_no_model():
+    args = options.parse_args_and_arch(options.get_generation_parser(), [*OURS, "--path", "checkpoint.pt"])
+    assert args.path == "checkpoint.pt" and not hasattr(args, "arch")
