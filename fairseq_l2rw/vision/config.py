@@ -81,7 +81,7 @@ class VisionConfig:
     influence_normalization: str = _option("none", "error: divide influences by the part of the probability that is wrong, so that what is learnt by heart still counts; none", choices=("none", "error"))
     weight_normalization: str = _option("tokens", "denominator of the loss: tokens (images) or batch (sum of weights)", choices=("tokens", "batch"))
     meta_batch_size: int = _option(100, "images in a dev batch", metavar="N")
-    meta_batchnorm: str = _option("running", "BatchNorm's statistics on a dev batch: its own (batch) or the running ones", choices=("batch", "running"))
+    meta_batchnorm: str | None = _option(None, "BatchNorm's statistics on a dev batch: its own (batch), as Meta-Weight-Net has it, or the running ones (running; mwn: batch)", choices=("batch", "running"))
     meta_start: int | None = _option(None, "updates of plain training first", metavar="N")
     meta_interval: int = _option(2, "student updates between teacher updates", metavar="N")
     meta_window: int = _option(1, "student steps that the hypergradient goes back through", metavar="K")
@@ -112,8 +112,13 @@ class VisionConfig:
             raise L2RWError(f"--skip-below: with --teacher {self.teacher} no image is left out; give one of {', '.join(LEARNING)}, or drop the option")
         for f in fields(self):
             choices = f.metadata.get("choices")
-            if choices:
+            if choices and getattr(self, f.name) is not None:
                 _require(getattr(self, f.name) in choices, f.name, getattr(self, f.name), f"one of {', '.join(choices)}")
+
+    @property
+    def dev_batchnorm(self) -> str:
+        """The statistics of --meta-batchnorm; with --compare not every teacher has the same default."""
+        return self.meta_batchnorm or ("batch" if self.teacher == "mwn" else "running")
 
     @property
     def skip_threshold(self) -> float:

@@ -58,7 +58,7 @@ class Training:
         autocast = None
         if config.amp != "none":
             autocast = functools.partial(torch.autocast, self.device.type, HALF[config.amp])
-        self.student = ImageStudent(module, config.meta_batchnorm, autocast, _forward(module, config, self.device))
+        self.student = ImageStudent(module, config.dev_batchnorm, autocast, _forward(module, config, self.device))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.optimizer = torch.optim.SGD(
             module.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay

@@ -232,6 +232,14 @@ def test_with_compare_only_teachers_that_learn_leave_images_out():
     assert {teacher for teacher, threshold in thresholds.items() if threshold} == {"deep", "loss", "surface"}
 
 
+def test_statistics_of_dev_batches_by_teacher():
+    """The authors' MW-Net.py makes its virtual student anew, in training mode."""
+    assert training(teacher="mwn", compare=True).method.net.batchnorm == "batch"
+    assert training(teacher="deep", compare=True).student.dev_batchnorm == "running"
+    assert training(teacher="mwn", meta_batchnorm="running").method.net.batchnorm == "running"
+    assert training(teacher="deep", meta_batchnorm="batch").student.dev_batchnorm == "batch"
+
+
 def test_weights_are_what_the_student_steps_by():
     """A weight of zero takes an image out of the step; `batch` divides by the sum of weights, `tokens` by the images."""
     for normalization, divisor in (("tokens", 20), ("batch", 5)):
