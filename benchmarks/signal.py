@@ -90,7 +90,10 @@ class Probe:
             raise L2RWError(f"--path {path}: no checkpoint of --task l2rw_translation; give one (--teacher uniform will do)")
         self.model = models[0].eval()
         if average:
-            self.model.load_state_dict(mean_parameters(average))
+            try:
+                self.model.load_state_dict(mean_parameters(average))
+            except RuntimeError as error:
+                raise L2RWError(f"--average {average[0]}: another model than {path}; give checkpoints of one training") from error
         self.criterion = self.task.build_criterion(cfg.criterion)
         self.meta = self.task.make_meta(self.model, Capture.of(self.model, cfg.task, self.task.tgt_dict.pad()))
         self.teacher = None

@@ -86,7 +86,7 @@ def test_gradient_norms(place):
     assert np.allclose(norms, expected, rtol=1e-4) and len(norms) == 6 and norms.std() > 0
 
 
-def test_the_mean_of_checkpoints(place):
+def test_the_mean_of_checkpoints(place, tmp_path):
     data, path = place
     paths = [path("uniform"), path("deep")]
     students = [torch.load(p, map_location="cpu", weights_only=False)["model"] for p in paths]
@@ -94,6 +94,11 @@ def test_the_mean_of_checkpoints(place):
     name = "encoder.layers.0.fc1.weight"
     assert torch.allclose(averaged[name], (students[0][name] + students[1][name]) / 2)
     assert not torch.equal(students[0][name], students[1][name])
+    other = torch.load(paths[0], map_location="cpu", weights_only=False)
+    other["model"][name] = other["model"][name][:, :-1]
+    torch.save(other, tmp_path / "other.pt")
+    with pytest.raises(L2RWError, match=r"--average .*other\.pt: another model than .*; give checkpoints of one training"):
+        signal.Probe(data, paths[0], ["misaligned"], 300, [str(tmp_path / "other.pt")])
 
 
 def test_a_regression_tells_what_the_features_hold():
