@@ -218,7 +218,7 @@ class ImageStudent:
 
         None where not everyone would get one, or BatchNorm needs them all.
         """
-        if len(batch.labels) < count or self.dev_batchnorm == "batch":
+        if len(batch.labels) < count or (self.dev_batchnorm == "batch" and batch_norms(self.module)):
             return None
         part = Batch(*(None if rows is None else rows[rank::count] for rows in (batch.images, batch.labels, batch.index, batch.truth)))
         return part, len(part.labels) / len(batch.labels)

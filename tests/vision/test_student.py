@@ -1,6 +1,6 @@
 """BatchNorm: the influence pass repeats the step, and leaves no trace."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -20,7 +20,7 @@ from fairseq_l2rw.meta.records import BatchRecord
 from fairseq_l2rw.meta.train_scale import FIRST, TrainScale
 from fairseq_l2rw.vision.average import averaged
 from fairseq_l2rw.vision.discriminant import Discriminant
-from fairseq_l2rw.vision.student import Batch, ImageStudent
+from fairseq_l2rw.vision.student import Batch, ImageStudent, own_statistics
 from tests.vision.harness import normed
 
 EXACT = dict(objective="loss", momentum=0.0, replay=0, prior_strength=0.0, start=0)
@@ -135,12 +135,13 @@ def test_spoilt_dev_batch():
     assert made.corrupt(batch(1, 1), "mislabelled", 0) is None
 
 
-def test_confused_labels_are_drawn_from_what_the_student_takes_the_images_for():
-    made, data = student(), batch(5, 3)
+@pytest.mark.parametrize("mode", ["batch", "running"])
+def test_confused_labels_are_drawn_from_what_the_student_takes_the_images_for(mode):
+    made, data = student(dev_batchnorm=mode), batch(5, 3)
     before = statistics(made.module)
     drawn = torch.stack([made.corrupt(data, "confused", seed).labels for seed in range(4000)])
     assert same(before, statistics(made.module)), "the dev pass alone may look, and leaves no trace"
-    with evaluating(made.module):
+    with evaluating(made.module), own_statistics(made.module) if mode == "batch" else nullcontext():
         p = made.module(data.images)[0].softmax(1).detach()
     for i, label in enumerate(data.labels.tolist()):
         want = p[i].clone()
@@ -165,7 +166,8 @@ def test_confused_labels_are_drawn_from_the_dev_pass_where_there_was_one(mode):
 
 
 def test_shares_make_the_whole():
-    made, data = student(), batch(7, 1)
+    assert student(dev_batchnorm="batch").share(batch(7, 1), 0, 3) is None, "BatchNorm needs all of them"
+    made, data = student(dev_batchnorm="running"), batch(7, 1)
     parts = [made.share(data, rank, 3) for rank in range(3)]
     assert sum(share for _, share in parts) == pytest.approx(1)
     with evaluating(made.module):
@@ -216,7 +218,7 @@ def test_states_of_an_average():
 
 def test_states_with_a_discriminant():
     """Behind the cosines log p of the label and the highest of another; it learns true labels, once, after a dev batch was judged."""
-    made, data = student(), batch(40, 9)
+    made, data = student(dev_batchnorm="running"), batch(40, 9)
     features = made.outputs(data)[1]
     plain = made.states(data, features)
     made.discriminant = Discriminant(16, 4, 0.9)

@@ -62,9 +62,9 @@ def largest_difference(a, b, part):
      # averages of scores and labels drawn by the student magnify the rounding of its sums in the teacher's optimizer
      ({}, 3e-5),
      (dict(meta_contrast="mislabelled:1.0", meta_params="^head", student_average=0.9), 3e-5),
-     (dict(teacher_discriminant=0.9, warmup_updates=7), 3e-5),
+     (dict(teacher_discriminant=0.9, warmup_updates=7, meta_batchnorm="batch"), 3e-5),
      (dict(meta_contrast="mislabelled:0.5", teacher_history=0.0, skip_below=0.99), 3e-5)],
-    ids=["mislabelled", "defaults", "average", "discriminant-warmup", "skip"],
+    ids=["mislabelled", "defaults", "average", "discriminant-warmup-batch", "skip"],
 )  # fmt: skip
 def test_two_workers_equal_one_with_twice_the_batch(tmp_path, options, bound):
     two, other = two_workers(tmp_path / "two", "10", "deep", "cnn", **options)
