@@ -187,6 +187,7 @@ COMMANDS = [
     (f"{VISION} --batch-size 0", "--batch-size 0: "),
     (f"{VISION} --batch-size 100000", "--batch-size 100000"),
     (f"{VISION} --meta-size 0", "--meta-size"),
+    (f"{VISION} --skip-power 0", "--skip-power 0.0: give a number above 0"),
     (f"{VISION} --lr x", "--lr: invalid float value: 'x'"),
     (f"{VISION} --save-dir a-file", "a-file: a file, where a folder is wanted"),
     (f"{VISION} --save-dir evil-run", "evil-run/checkpoint_last.pt: no checkpoint of this command, or damaged ("),

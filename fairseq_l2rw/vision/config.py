@@ -15,12 +15,12 @@ SCHEDULES = {
 }
 #: data set -> its own defaults
 PRESETS = {
-    "digits": dict(model="cnn", schedule="digits", lr=0.05, meta_size=100, augment="none", weight_decay=0.0, meta_start=48),
+    "digits": dict(model="cnn", schedule="digits", lr=0.05, meta_size=100, augment="none", weight_decay=0.0, meta_start=48, teacher_prior_strength=0.03, skip_power=1.0),
     "cifar10": dict(),
     "cifar100": dict(),
     "folder": dict(),
 }
-GENERAL = dict(model="resnet32", schedule="resnet32", lr=0.1, meta_size=1000, augment="crop-flip", weight_decay=5e-4, meta_start=1000)
+GENERAL = dict(model="resnet32", schedule="resnet32", lr=0.1, meta_size=1000, augment="crop-flip", weight_decay=5e-4, meta_start=1000, teacher_prior_strength=1.0, skip_power=3.0)
 
 #: teachers of the core that learn
 LEARNING = ("deep", "surface", "loss")
@@ -58,7 +58,8 @@ class VisionConfig:
     seed: int = _option(1, "of data parts, noise, initial weights, order and augmentation", metavar="N")
 
     teacher: str = _option("deep", "what weighs the images: deep, surface, loss, l2r, self_paced, mwn (Meta-Weight-Net as published), uniform, or finetuned (uniform, then the trusted images)", metavar="NAME")
-    skip_below: float | None = _option(None, "with a teacher that learns, an image whose weight w is below T stays in an epoch with probability w / T, and others fill its place (that of --teacher-prior; with --meta-objective loss 0); 0: all images stay", metavar="T")
+    skip_below: float | None = _option(None, "with a teacher that learns, an image whose weight w is below T stays in an epoch with probability (w / T)^P, and others fill its place (that of --teacher-prior; with --meta-objective loss 0); 0: all images stay", metavar="T")
+    skip_power: float | None = _option(None, "P of --skip-below: how sharply the draw tells low weights from high ones (3; digits: 1)", metavar="P")
     teacher_inputs: str = _option("both", "what the deep teacher sees: internal, surface or both", metavar="WHAT")
     teacher_states: str = _option("probe", "how the deep teacher sees the states: through a probe, trained to tell trusted images from mislabelled ones (contrastive objective), or directly", choices=("probe", "direct"))
     student_average: float = _option(0.0, "the states that the deep teacher sees are those of the student's running average with this decay (0.98); 0: those of the student itself", metavar="A")
@@ -72,7 +73,7 @@ class VisionConfig:
     teacher_replay: int = _option(10, "steps on replayed rows per teacher update; 0: one exact step", metavar="R")
     teacher_replay_rows: int = _option(4000, "rows kept for each head", metavar="N")
     teacher_prior: float = _option(0.9, "weight of an image about which nothing is known", metavar="P")
-    teacher_prior_strength: float = _option(0.03, "how strongly it is held", metavar="T")
+    teacher_prior_strength: float | None = _option(None, "how strongly it is held (1; digits: 0.03)", metavar="T")
     meta_objective: str = _option("contrastive", "contrastive, or loss (the paper's)", choices=("contrastive", "loss"))
     meta_contrast: str = _option("confused:0.5", "KIND:ALPHA,...; kinds: mislabelled (labels rotated within the batch), confused (labels drawn from what the student takes the images for)", metavar="K:A")
     meta_momentum: float = _option(0.8, "averaging of dev gradients over teacher updates; 0: off", metavar="M")
@@ -81,7 +82,7 @@ class VisionConfig:
     influence_normalization: str = _option("none", "error: divide influences by the part of the probability that is wrong, so that what is learnt by heart still counts; none", choices=("none", "error"))
     weight_normalization: str = _option("tokens", "denominator of the loss: tokens (images) or batch (sum of weights)", choices=("tokens", "batch"))
     meta_batch_size: int = _option(100, "images in a dev batch", metavar="N")
-    meta_batchnorm: str | None = _option(None, "BatchNorm's statistics on a dev batch: its own (batch), as Meta-Weight-Net has it, or the running ones (running; mwn: batch)", choices=("batch", "running"))
+    meta_batchnorm: str = _option("batch", "BatchNorm's statistics on a dev batch: its own (batch), as in training, or the running ones", choices=("batch", "running"))
     meta_start: int | None = _option(None, "updates of plain training first", metavar="N")
     meta_interval: int = _option(2, "student updates between teacher updates", metavar="N")
     meta_window: int = _option(1, "student steps that the hypergradient goes back through", metavar="K")
@@ -105,20 +106,16 @@ class VisionConfig:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of 1 or more")
         for name in ("train_size", "valid_size", "finetune_epochs", "warmup_updates", "clip_norm", "weight_decay"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        _require(self.lr > 0, "lr", self.lr, "a number above 0")
+        for name in ("lr", "skip_power"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
         for name in ("momentum", "dropout", "student_average", "teacher_discriminant", "skip_below"):
             _require(0 <= (getattr(self, name) or 0) < 1, name, getattr(self, name), "a number from 0 to below 1")
         if self.skip_below and self.teacher not in LEARNING and not self.compare:
             raise L2RWError(f"--skip-below: with --teacher {self.teacher} no image is left out; give one of {', '.join(LEARNING)}, or drop the option")
         for f in fields(self):
             choices = f.metadata.get("choices")
-            if choices and getattr(self, f.name) is not None:
+            if choices:
                 _require(getattr(self, f.name) in choices, f.name, getattr(self, f.name), f"one of {', '.join(choices)}")
-
-    @property
-    def dev_batchnorm(self) -> str:
-        """The statistics of --meta-batchnorm; with --compare not every teacher has the same default."""
-        return self.meta_batchnorm or ("batch" if self.teacher == "mwn" else "running")
 
     @property
     def skip_threshold(self) -> float:

@@ -1,10 +1,11 @@
 """Which images an epoch sees, and in which order; ``--skip-below T`` mostly leaves out those whose label the teacher takes for wrong.
 
 When an epoch begins, the images whose last weight was below T are judged anew, in one forward pass, and one that weighs w now
-stays with probability w / T. The epoch takes as many images as ever, but from those that stay alone, which it goes through more than
-once, each time in another order: what wrong labels took up of each batch is for the others. Since it is a draw, the teacher goes on
-learning from images of every kind, and no image is lost for good by being hard. The same for translation, where an epoch gets shorter
-instead, and a few of those that are left out are trained on again to see them anew: :mod:`fairseq_l2rw.translation.settled`.
+stays with probability (w / T)^P (``--skip-power P``). The epoch takes as many images as ever, but from those that stay alone, which it
+goes through more than once, each time in another order: what wrong labels took up of each batch is for the others. Since it is a draw,
+the teacher goes on learning from images of every kind, and no image is lost for good by being hard. The same for translation, where an
+epoch gets shorter instead, and a few of those that are left out are trained on again to see them anew:
+:mod:`fairseq_l2rw.translation.settled`.
 """
 
 from __future__ import annotations

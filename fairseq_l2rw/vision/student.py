@@ -70,7 +70,7 @@ class ImageStudent:
 
     one_pass = True
 
-    def __init__(self, module: Classifier, dev_batchnorm: str = "running", autocast=None, forward=None):
+    def __init__(self, module: Classifier, dev_batchnorm: str = "batch", autocast=None, forward=None):
         self.module, self.dev_batchnorm = module, dev_batchnorm
         self.autocast = autocast
         self.forward = module if forward is None else forward

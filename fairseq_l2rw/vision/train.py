@@ -58,7 +58,7 @@ class Training:
         autocast = None
         if config.amp != "none":
             autocast = functools.partial(torch.autocast, self.device.type, HALF[config.amp])
-        self.student = ImageStudent(module, config.dev_batchnorm, autocast, _forward(module, config, self.device))
+        self.student = ImageStudent(module, config.meta_batchnorm, autocast, _forward(module, config, self.device))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.optimizer = torch.optim.SGD(
             module.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
@@ -162,15 +162,15 @@ class Training:
 
     def staying(self, images: ImageSet) -> Tensor:
         """Which images the epoch sees, bool ``[N]``: those whose weight w was below the threshold T are judged anew, as in a training step
-        that does not step, and stay with probability w / T."""
-        threshold = self.config.skip_threshold
+        that does not step, and stay with probability (w / T)^P."""
+        threshold, power = self.config.skip_threshold, self.config.skip_power
         for number, some in enumerate(torch.nonzero(self.weights < threshold).flatten().split(self.config.batch_size)):
             torch.manual_seed(derived_seed("judge", self.config.seed, self.epoch, number))
             batch = self.batch(images, some, "augment", self.updates)
             with torch.no_grad(), untracked(self.student.module):
                 self.weights[some] = self.method.judge(self.updates, batch).float().cpu()
         drawn = torch.rand(len(self.weights), generator=generator("stay", self.config.seed, self.epoch))
-        leaves = self.weights < threshold * drawn
+        leaves = self.weights < threshold * drawn ** (1 / power)
         return leaves if leaves.all() else ~leaves
 
     def learning_rate(self) -> float:
