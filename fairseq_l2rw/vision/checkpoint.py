@@ -42,6 +42,8 @@ def load(folder: Path, config: dict) -> dict | None:
     for name, value in config.items():
         if name not in FREE and before.get(name) != value:
             option = "--" + name.replace("_", "-")
+            if name not in before:
+                raise L2RWError(f"{file}: of a version that had no {option}; give another --save-dir")
             raise L2RWError(
                 f"{file}: that run had {option} {before.get(name)}, this one {value}; "
                 "go on with its options or give another --save-dir"

@@ -91,6 +91,11 @@ def test_checkpoints_that_do_not_fit(tmp_path):
     with pytest.raises(L2RWError, match="checkpoint_last.pt: that run had --lr 0.1, this one 0.2; go on with its options"):
         training(teacher="loss", schedule="1", lr=0.2).run(tmp_path)
     content = (tmp_path / checkpoint.FILE).read_bytes()
+    older = torch.load(tmp_path / checkpoint.FILE, weights_only=True)
+    del older["config"]["skip_power"]
+    torch.save(older, tmp_path / checkpoint.FILE)
+    with pytest.raises(L2RWError, match="checkpoint_last.pt: of a version that had no --skip-power; give another --save-dir"):
+        training(teacher="loss", schedule="1").run(tmp_path)
     (tmp_path / checkpoint.FILE).write_bytes(content[: len(content) // 2])
     with pytest.raises(L2RWError, match="checkpoint_last.pt: no checkpoint of this command, or damaged"):
         training(teacher="loss", schedule="1").run(tmp_path)
