@@ -32,13 +32,12 @@ class MetaWeightNet:
     """V, its optimizer, and its update.
 
     Args:
-        student: the classifier.
-        batchnorm: statistics of the virtual student on the meta batch, ``batch`` (as published) or ``running``.
+        student: the classifier; its ``dev_batchnorm`` holds for the virtual student on the meta batch, too (as published: ``batch``).
         graph: differentiate the virtual step by a graph of the gradient.
     """
 
-    def __init__(self, student: ImageStudent, batchnorm: str = "batch", graph: bool = False):
-        self.student, self.batchnorm, self.graph = student, batchnorm, graph
+    def __init__(self, student: ImageStudent, graph: bool = False):
+        self.student, self.graph = student, graph
         device = next(student.module.parameters()).device
         self.net = nn.Sequential(nn.Linear(1, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1), nn.Sigmoid()).to(device)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
@@ -62,7 +61,7 @@ class MetaWeightNet:
         seen = weights if self.graph else weights.detach()
         gradients = torch.autograd.grad((seen * losses).mean(), theta, create_graph=self.graph)
         virtual = [p - lr * g for p, g in zip(theta, gradients)]
-        dev_statistics = own_statistics if self.batchnorm == "batch" else evaluating
+        dev_statistics = own_statistics if self.student.dev_batchnorm == "batch" else evaluating
         with dev_statistics(self.student.module):
             meta_loss = self._losses(virtual, meta).mean()
         parameters = list(self.net.parameters())

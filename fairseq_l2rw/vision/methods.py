@@ -78,7 +78,7 @@ class Published(Method):
     """Meta-Weight-Net, see :mod:`fairseq_l2rw.vision.meta_weight_net`."""
 
     def __init__(self, student: ImageStudent, config: VisionConfig):
-        self.net = MetaWeightNet(student, config.meta_batchnorm)
+        self.net = MetaWeightNet(student)
         self.meta_loss = 0.0
 
     def begin(self, updates, batch, meta, lr):

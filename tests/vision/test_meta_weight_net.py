@@ -69,9 +69,9 @@ def test_forward_mode_is_the_graph_of_the_gradient(batchnorm):
     """With dropout: both see the masks of the virtual step, and leave the generator where the other does."""
     found = []
     for graph in (False, True):
-        made = student(dropout=0.3)
+        made = student(dropout=0.3, dev_batchnorm=batchnorm)
         torch.manual_seed(1)
-        net = MetaWeightNet(made, batchnorm, graph)
+        net = MetaWeightNet(made, graph)
         net.net.double()
         net.update(batch(8, 5), batch(6, 6), 0.7)
         found.append((torch.cat([p.grad.view(-1) for p in net.net.parameters()]), torch.rand(1)))
@@ -103,12 +103,12 @@ def test_sizes_and_range_of_the_weights():
 
 
 def test_running_statistics_on_the_meta_batch():
-    made = student(dropout=0.0)
     values = []
     for mode in ("batch", "running"):
+        made = student(dropout=0.0, dev_batchnorm=mode)
         torch.manual_seed(1)
-        net = MetaWeightNet(made, mode)
+        net = MetaWeightNet(made)
         net.net.double()
         values.append(net.update(batch(8, 5), batch(6, 6), 0.1))
+        assert made.module.training
     assert values[0] != pytest.approx(values[1], rel=1e-3)
-    assert made.module.training
