@@ -11,23 +11,23 @@ The queue, the scores and the figures are those of ``benchmarks.noisy_bitext``; 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from benchmarks import figures
 from benchmarks.experiment import SIZES, Condition, Corpus, Experiment
+from benchmarks.jobs import work
 from benchmarks.noisy_bitext import (
     CONDITIONS,
     NOISE,
-    add_queue_arguments,
+    add_training_arguments,
     analyse,
     lines_over_time,
-    run_main,
     summary,
     texts,
-    work,
 )
 from benchmarks.record import table, write_json
-from fairseq_l2rw.errors import L2RWError
+from fairseq_l2rw.errors import L2RWError, install_exit_hook
 
 #: group -> name of the condition -> what is changed
 GROUPS = {
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--corpus", choices=NOISE, default="mixed", help="its noise (default: %(default)s)")
     parser.add_argument("--groups", default=",".join(GROUPS), metavar="NAME,...", help="see above (default: all)")
     parser.add_argument("--only", metavar="CONDITION,...", help="these of the groups alone, as params-decoder-layers")
-    add_queue_arguments(parser)
+    add_training_arguments(parser)
     args = parser.parse_args(argv)
     size = SIZES[args.size]
     experiment = Experiment(Path(args.out).resolve(), size, tuple(args.options))
@@ -122,11 +122,12 @@ def main(argv: list[str] | None = None) -> int:
     for seed in args.seeds:
         for condition in (CONDITIONS["uniform"], CONDITIONS["deep"], *changed.values()):
             experiment.add(corpus, condition, seed)
-    failed = work(experiment, args)
+    failed = work(experiment.jobs.values(), experiment.root, args)
     if not args.dry_run:
         report(experiment, {**vars(args), "sizes": vars(size)})
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    run_main(main)
+    install_exit_hook()
+    sys.exit(main())

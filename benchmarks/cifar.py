@@ -31,7 +31,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.jobs import Job, run_queue
+from benchmarks.jobs import Job, add_queue_arguments, work
 from benchmarks.record import table, write_json
 from fairseq_l2rw.errors import L2RWError, install_exit_hook
 
@@ -140,7 +140,7 @@ def summarise(args: argparse.Namespace) -> list[dict]:
 
 def _results(args: argparse.Namespace, setting: Setting, teacher: str) -> dict[int, dict]:
     """What the trainings that are done say, by seed."""
-    files = {s: args.out / setting.name / f"{teacher}-s{s}" / "run" / "result.json" for s in args.seeds}
+    files = {s: Path(args.out) / setting.name / f"{teacher}-s{s}" / "run" / "result.json" for s in args.seeds}
     return {s: json.loads(f.read_text(encoding="utf-8")) for s, f in files.items() if f.exists()}
 
 
@@ -151,17 +151,14 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--grid", choices=GRIDS, default="digits", help="what is trained, see the top of this file")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cifar", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--grid", choices=GRIDS, default="digits", help="what is trained, see above (default: %(default)s)")
     parser.add_argument("--root", help="folder of the images")
     parser.add_argument("--labels", help="people: table with the labels that people gave")
-    parser.add_argument("--label-column", default="human_worst", help="people: its column")
+    parser.add_argument("--label-column", default="human_worst", help="people: its column (default: %(default)s)")
     parser.add_argument("--teachers", type=_words, help="methods, comma-separated (default: uniform, mwn, loss, deep; paper: and l2r); true: the true labels as weights")
-    parser.add_argument("--seeds", type=_numbers, help="comma-separated (default: 1 to 5 for digits, else 1 to 3)")
-    parser.add_argument("--slots", type=int, default=1, help="trainings side by side")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the queue; results.json and results.md are its result")
-    parser.add_argument("--table-only", action="store_true", help="train nothing, sum up what is done")
-    parser.add_argument("options", nargs="*", help="after --: further options of fairseq-l2rw vision for all methods")
+    add_queue_arguments(parser, "fairseq-l2rw vision", slots=1, seeds="1 to 5 for digits, else 1 to 3")
+    parser.set_defaults(seeds=None)
     args = parser.parse_args(argv)
     args.seeds = args.seeds or list(range(1, 6 if args.grid == "digits" else 4))
     args.teachers = args.teachers or ["uniform", "mwn", *(["l2r"] if args.grid == "paper" else []), "loss", "deep"]
@@ -172,19 +169,18 @@ def _words(text: str) -> list[str]:
     return text.split(",")
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    left = [] if args.table_only else run_queue(jobs(args), args.out, args.slots)
+    root = Path(args.out)
+    left = work(jobs(args), root, args)
+    if args.dry_run:
+        return 0
     rows = summarise(args)
     shown = table([{k: v for k, v in row.items() if k != "runs"} for row in rows], digits=1)
     print(shown)
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / "results.json", {k: str(v) for k, v in vars(args).items()}, rows)
-    (args.out / "results.md").write_text(shown + "\n", encoding="utf-8")
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(root / "results.json", vars(args), rows)
+    (root / "results.md").write_text(shown + "\n", encoding="utf-8")
     return 1 if left else 0
 
 

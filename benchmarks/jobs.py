@@ -7,6 +7,7 @@ those that need it, no others.
 
 from __future__ import annotations
 
+import argparse
 import concurrent.futures
 import contextlib
 import fcntl
@@ -109,6 +110,39 @@ class Workshop:
 
 class JobFailed(Exception):
     """A job did not come to its end; the message says why."""
+
+
+def add_queue_arguments(parser: argparse.ArgumentParser, command: str, slots: int = 2, seeds: str = "1") -> None:
+    """The options that every queue has.
+
+    Args:
+        command: what the trainings are runs of; all that follows ``--`` is passed on to it.
+        slots: trainings side by side unless told otherwise.
+        seeds: what the help calls the default, for a parser that sets another than ``[1]``.
+    """
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the queue and of its results")
+    parser.add_argument("--seeds", type=numbers, default=[1], metavar="N,...", help=f"one training each (default: {seeds})")
+    parser.add_argument("--slots", type=int, default=slots, metavar="N", help="trainings side by side, one thread each (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="list the jobs, done or not, and run none")
+    parser.add_argument("--report-only", action="store_true", help="run nothing; sum up what is done")
+    parser.add_argument("options", nargs="*", metavar="-- OPTION", help=f"options of {command} for all trainings, after --")
+
+
+def numbers(text: str) -> list[int]:
+    """An option's list of whole numbers, as ``1,2,3``."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, as 1,2,3") from None
+
+
+def work(jobs: Iterable[Job], root: Path, args: argparse.Namespace) -> list[str]:
+    """Runs or lists the jobs, as told by :func:`add_queue_arguments`; returns what is not done."""
+    if args.dry_run:
+        for job in jobs:
+            print("done" if is_done(job, root) else "    ", job.name)
+        return []
+    return [] if args.report_only else run_queue(jobs, root, args.slots)
 
 
 def run_queue(jobs: Iterable[Job], root: Path, slots: int = 2) -> list[str]:

@@ -42,9 +42,9 @@ from benchmarks.experiment import (
     mean_and_deviation,
     won_back,
 )
-from benchmarks.jobs import is_done, run_queue
+from benchmarks.jobs import add_queue_arguments, is_done, numbers, work
 from benchmarks.record import table, write_json
-from fairseq_l2rw.errors import EXIT_STATUS, L2RWError, print_error
+from fairseq_l2rw.errors import L2RWError, install_exit_hook
 
 NOISE = {
     "mixed": "misaligned:0.25,untranslated:0.25",
@@ -286,32 +286,10 @@ def texts(args) -> dict[str, str]:
     return {split: str(folder / split) for split in sizes}
 
 
-def add_queue_arguments(parser: argparse.ArgumentParser) -> None:
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that all experiments of this kind share."""
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the queue and of its results")
     parser.add_argument("--size", choices=SIZES, default="multi30k", help="of text, student and training (default: %(default)s)")
-    parser.add_argument("--seeds", type=_numbers, default=[1], metavar="N,...", help="one training each (default: 1)")
-    parser.add_argument("--slots", type=int, default=2, metavar="N", help="trainings side by side, one thread each (default: 2)")
-    parser.add_argument("--dry-run", action="store_true", help="list the jobs, done or not, and run none")
-    parser.add_argument("--report-only", action="store_true", help="run nothing; table and figures of what is done")
-    parser.add_argument("options", nargs="*", metavar="-- OPTION", help="options of fairseq-train for all trainings, after --")
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, as 1,2,3") from None
-
-
-def work(experiment: Experiment, args: argparse.Namespace) -> list[str]:
-    """Runs the queue, as told by :func:`add_queue_arguments`; returns what is not done."""
-    jobs = list(experiment.jobs.values())
-    if args.dry_run:
-        for job in jobs:
-            print("done" if is_done(job, experiment.root) else "    ", job.name)
-        return []
-    return [] if args.report_only else run_queue(jobs, experiment.root, args.slots)
+    add_queue_arguments(parser, "fairseq-train")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -319,26 +297,18 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.noisy_bitext", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--raw", metavar="DIR", help="Multi30k: train, val, test_2016_flickr .de and .en, plain or .gz")
-    parser.add_argument("--stages", type=_numbers, default=sorted(STAGES), metavar="N,...", help="see above (default: all)")
+    parser.add_argument("--stages", type=numbers, default=sorted(STAGES), metavar="N,...", help="see above (default: all)")
     parser.add_argument("--only", metavar="CORPUS/CONDITION,...", help="these trainings of the stages alone, as mixed/deep")
-    add_queue_arguments(parser)
+    add_training_arguments(parser)
     args = parser.parse_args(argv)
     experiment = Experiment(Path(args.out).resolve(), SIZES[args.size], tuple(args.options))
     plan(experiment, texts(args), args.stages, args.seeds, args.only)
-    failed = work(experiment, args)
+    failed = work(experiment.jobs.values(), experiment.root, args)
     if not args.dry_run:
         report(experiment, {**vars(args), "sizes": vars(experiment.size)})
     return 1 if failed else 0
 
 
-def run_main(main) -> None:
-    """Ends the process as main says; bad input is one line and exit status 2."""
-    try:
-        sys.exit(main())
-    except L2RWError as error:
-        print_error(error)
-        sys.exit(EXIT_STATUS)
-
-
 if __name__ == "__main__":
-    run_main(main)
+    install_exit_hook()
+    sys.exit(main())

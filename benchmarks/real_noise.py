@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,11 @@ import numpy as np
 from benchmarks import figures
 from benchmarks.detection import by_kind
 from benchmarks.experiment import L2RW, SIZES, Condition, Corpus, Experiment, Run, bootstrap
-from benchmarks.jobs import Workshop, is_done
-from benchmarks.noisy_bitext import add_queue_arguments, lines_over_time, run_main, work
+from benchmarks.jobs import Workshop, is_done, work
+from benchmarks.noisy_bitext import add_training_arguments, lines_over_time
 from benchmarks.record import table, write_json
 from fairseq_l2rw.corpus.bitext import find_text, read_pairs, write_lines, writing
-from fairseq_l2rw.errors import L2RWError
+from fairseq_l2rw.errors import L2RWError, install_exit_hook
 
 NOISE = {"whole": "", "half": "misaligned:0.25,untranslated:0.25"}
 TEXTS = {"train": "tatoeba/train", "val": "tatoeba/val", "test": "tatoeba/test", "ted": "ted/dev", "wiki": "wiki_postedit/dev"}
@@ -197,18 +198,19 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--data", required=True, metavar="DIR", help="see above")
     parser.add_argument("--only", metavar="TEXT/CONDITION,...", help="these trainings alone, as half/deep-ted")
-    add_queue_arguments(parser)
+    add_training_arguments(parser)
     parser.set_defaults(size="tatoeba")
     args = parser.parse_args(argv)
     size = SIZES[args.size]
     experiment = RealNoise(Path(args.out).resolve(), size, tuple(args.options))
     data = Path(args.data).resolve()
     plan(experiment, make_texts(data, experiment.root / "texts"), args.seeds, args.only)
-    failed = work(experiment, args)
+    failed = work(experiment.jobs.values(), experiment.root, args)
     if not args.dry_run:
         report(experiment, read_judged(data / JUDGED), {**vars(args), "sizes": vars(size)})
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    run_main(main)
+    install_exit_hook()
+    sys.exit(main())

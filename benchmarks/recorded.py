@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import figures
 from benchmarks.experiment import mean_and_deviation, won_back
-from benchmarks.noisy_bitext import run_main
 from benchmarks.record import table
-from fairseq_l2rw.errors import L2RWError
+from fairseq_l2rw.errors import L2RWError, install_exit_hook
 
 COLUMNS = ("experiment", "training", "seed", "measure", "score", "commit", "date")
 
@@ -108,4 +108,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    install_exit_hook()
+    sys.exit(main())

@@ -28,6 +28,7 @@ if __name__ == "signal":
 
 import argparse
 import re
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,9 @@ import torch
 
 from benchmarks import figures
 from benchmarks.detection import ALL, CLEAN, by_kind, weights_by_kind
-from benchmarks.noisy_bitext import run_main
 from benchmarks.record import table, write_json
 from fairseq_l2rw.corpus.lines import raw_line_numbers, read_labels
-from fairseq_l2rw.errors import L2RWError
+from fairseq_l2rw.errors import L2RWError, install_exit_hook
 
 PARAMETERS = {
     "encoder + cross-attention": r"^encoder\.layers\.|encoder_attn",
@@ -453,4 +453,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    install_exit_hook()
+    sys.exit(main())

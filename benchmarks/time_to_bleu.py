@@ -14,15 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import figures
 from benchmarks.checkpoints import read_checkpoint
 from benchmarks.experiment import L2RW, SIZES, Experiment, Run
-from benchmarks.jobs import Workshop, is_done
-from benchmarks.noisy_bitext import CONDITIONS, NOISE, add_queue_arguments, corpus_for, run_main, texts, work
+from benchmarks.jobs import Workshop, is_done, work
+from benchmarks.noisy_bitext import CONDITIONS, NOISE, add_training_arguments, corpus_for, texts
 from benchmarks.record import table, write_json
+from fairseq_l2rw.errors import install_exit_hook
 
 
 class Timed(Experiment):
@@ -95,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bleu", type=float, default=30.0, help="the score to reach (default: %(default)g)")
     parser.add_argument("--every", type=int, default=250, metavar="N", help="updates from one score to the next (default: %(default)s)")
     parser.add_argument("--only", metavar="CONDITION,...", help="these trainings alone, as deep-all")
-    add_queue_arguments(parser)
+    add_training_arguments(parser)
     parser.set_defaults(slots=1)
     args = parser.parse_args(argv)
     size = SIZES[args.size]
@@ -107,11 +109,12 @@ def main(argv: list[str] | None = None) -> int:
             if args.only is None or chosen.name in args.only.split(","):
                 timed = replace(chosen, name=f"timed-{chosen.name}", options=(*chosen.options, *saves))
                 experiment.add(corpus_for(args.corpus, text, timed), timed, seed)
-    failed = work(experiment, args)
+    failed = work(experiment.jobs.values(), experiment.root, args)
     if not args.dry_run:
         report(experiment, args.bleu, {**vars(args), "sizes": vars(size)})
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    run_main(main)
+    install_exit_hook()
+    sys.exit(main())

@@ -45,7 +45,7 @@ def test_missing_options(words, message):
 
 
 def test_table_of_what_is_done(tmp_path, capsys):
-    args = ["--grid", "paper", "--root", "d", "--out", str(tmp_path), "--seeds", "1,2,3", "--table-only"]
+    args = ["--grid", "paper", "--root", "d", "--out", str(tmp_path), "--seeds", "1,2,3", "--report-only"]
     for teacher, seed, accuracy in (("mwn", 1, 0.80), ("mwn", 2, 0.84), ("uniform", 1, 0.795), ("uniform", 2, 0.83), ("uniform", 3, 0.5)):
         run = tmp_path / "cifar10-resnet32-flip20.4" / f"{teacher}-s{seed}" / "run"
         run.mkdir(parents=True)
@@ -58,6 +58,24 @@ def test_table_of_what_is_done(tmp_path, capsys):
     assert mwn["seeds"] == 2 and mwn["minutes"] == 1 and uniform["seeds"] == 3
     # 0.5 and 1.0 in the seeds that both have; the third of uniform weights has no partner
     assert mwn["above uniform"] == "0.75 ± 0.35" and uniform["above uniform"] is None
+
+
+def test_a_dry_run_lists_what_is_done_and_what_is_not(tmp_path, capsys):
+    words = ["--grid", "digits", "--out", str(tmp_path / "out"), "--seeds", "2", "--teachers", "uniform,deep", "--dry-run"]
+    assert cifar.main(words) == 0
+    assert not (tmp_path / "out").exists()
+    done = tmp_path / "out" / "digits-cnn-uniform0.4" / "deep-s2"
+    done.mkdir(parents=True)
+    (done / "done.json").touch()
+    capsys.readouterr()
+    assert cifar.main(words) == 0
+    assert capsys.readouterr().out.split() == ["digits-cnn-uniform0.4/uniform-s2", "done", "digits-cnn-uniform0.4/deep-s2"]
+
+
+def test_seeds_are_whole_numbers(capsys):
+    with pytest.raises(SystemExit):
+        cifar.parse(["--out", "out", "--seeds", "1,x"])
+    assert "argument --seeds: '1,x' is not a list of whole numbers, as 1,2,3" in capsys.readouterr().err
 
 
 def test_a_training_that_is_done_is_left_alone_and_others_run(tmp_path, capfd):
