@@ -7,6 +7,9 @@ RUN is a ``--save-dir`` of a teacher that learns. Its training goes on for some 
 units of the dev scale, so a mean of -1 (sound) and of 1 (wrong) would be as far apart as the trusted images with their own and with
 spoilt labels: that is what the prior is weighed against. ``over error`` is what ``--influence-normalization error`` makes of them. With
 options of ``fairseq-l2rw vision`` after --, a new teacher with these goes on with the run's student. ``train scale`` is the same distance under spoilt labels, of training images.
+
+The second table has the labels that the run's own last weights tell worst: what the images show and what they are called, the mean weight, and
+the AUC of 1 - weight against all images with their right label (the JSON file has every pair of classes).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Sequence
 
 import torch
 
-from benchmarks.detection import by_kind
+from benchmarks.detection import ALL, CLEAN, by_kind, weights_by_kind
 from benchmarks.record import table, write_json
 from fairseq_l2rw.cli import vision
 from fairseq_l2rw.errors import L2RWError, install_exit_hook
@@ -30,6 +33,8 @@ from fairseq_l2rw.vision.data import cut
 from fairseq_l2rw.vision.seeds import generator
 from fairseq_l2rw.vision.train import Training
 
+#: pairs of classes with fewer images are left out
+FEW = 20
 
 def read(folder: Path, cpu: bool, options: Sequence[str] = ()) -> Training:
     """The training in a run's folder, where it stopped.
@@ -105,6 +110,17 @@ def observe(run: Training, updates: int) -> dict[str, list]:
     return seen
 
 
+def by_classes(run: Training) -> dict[str, dict[str, float]]:
+    """``SHOWN as CALLED``, the hardest first -> ``pairs`` (of image and label), ``mean`` and ``auc`` of the run's last weights; as
+    :func:`benchmarks.detection.weights_by_kind`."""
+    known = (~run.weights.isnan()).nonzero().squeeze(1)
+    images, names = run.parts.train, run.parts.classes
+    kinds = [CLEAN if t == g else f"{names[t]} as {names[g]}" for t, g in zip(images.truth[known].tolist(), images.labels[known].tolist())]
+    found = weights_by_kind(run.weights[known].tolist(), kinds)
+    pairs = {kind: entry for kind, entry in found.items() if kind not in (CLEAN, ALL) and "auc" in entry and entry["pairs"] >= FEW}
+    return dict(sorted(pairs.items(), key=lambda item: item[1]["auc"]))
+
+
 def main(argv: list[str] | None = None) -> dict:
     """Measures, prints, writes; returns the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vision_signal", description=__doc__,
@@ -118,6 +134,7 @@ def main(argv: list[str] | None = None) -> dict:
     args = parser.parse_args(words[:place])
     args.options = words[place + 1 :]
     run = read(args.run, args.cpu, args.options)
+    hardest = by_classes(run)  # before the run goes on
     seen = observe(run, args.updates)
     if not seen["kind"]:
         raise L2RWError(f"--updates {args.updates}: no teacher update with a known dev scale among them; give more")
@@ -129,11 +146,14 @@ def main(argv: list[str] | None = None) -> dict:
             rows.append({"labels": kind, "images": found["pairs"], "influence": found["mean"], "its AUC": found.get("auc"), "SNR": found.get("snr"),
                          "over error": over["mean"], "AUC over error": over.get("auc"), "SNR over error": over.get("snr"),
                          "weight": weight["mean"], "AUC of 1 - weight": 1 - weight["auc"] if "auc" in weight else None})  # fmt: skip
+    results["by classes"] = hardest
     scale = run.method.core.train_scale
     results["epoch"], results["lr"] = run.epoch, run.optimizer.param_groups[0]["lr"]
     results["train scale"] = None if scale is None else dict(zip(run.method.core.config.heads, scale.parts))
     print(table(rows))
     print(f"after epoch {run.epoch}, learning rate {results['lr']:g}; train scale over dev scale: {results['train scale']}")
+    if hardest:
+        print(table([{"shown as called": kind, "images": found["pairs"], "weight": found["mean"], "AUC": found["auc"]} for kind, found in list(hardest.items())[:10]]))
     write_json(args.json, {**vars(run.config), "options": args.options, "run": str(args.run), "updates": args.updates}, results)
     return results
 

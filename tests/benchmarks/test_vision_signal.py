@@ -35,6 +35,22 @@ def test_clean_and_wrong_images(tmp_path, capsys):
     assert over["clean"]["mean"] != influence["clean"]["mean"]
 
 
+def test_weights_by_what_images_show_and_are_called(tmp_path, monkeypatch):
+    made = vision_signal.read(run(tmp_path / "run"), True)
+    truth, labels = made.parts.train.truth, made.parts.train.labels
+    made.weights[:] = torch.where(truth == labels, 0.9, 0.1)
+    hard = (truth == 3) & (labels == 8)
+    made.weights[hard] = 0.9  # as the clean ones: no detector
+    made.weights[(truth == 1) & (labels == 7)] = float("nan")  # never judged
+    monkeypatch.setattr(vision_signal, "FEW", 1)
+    found = vision_signal.by_classes(made)
+    assert list(found)[0] == "3 as 8" and "1 as 7" not in found and not any(a == c for a, _, c in (kind.split() for kind in found))
+    assert found["3 as 8"]["pairs"] == int(hard.sum()) > 0 and found["3 as 8"]["auc"] == 0.5
+    assert found["3 as 8"]["mean"] == pytest.approx(0.9) and found["5 as 2"]["auc"] == 1
+    monkeypatch.setattr(vision_signal, "FEW", 10_000)
+    assert vision_signal.by_classes(made) == {}
+
+
 def test_another_teacher_on_the_student_of_a_run(tmp_path):
     folder = run(tmp_path / "run")
     options = "--meta-contrast mislabelled:1.0 --meta-params ^head --student-average 0.9".split()
