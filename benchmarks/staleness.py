@@ -51,10 +51,10 @@ class Watcher:
         self.dev_interval, self.turns = dev_interval, 0
         self.before: tuple | None = None  # adjoint and step of the update before
         meta.watched, self._record, meta.record = self._watch, meta.record, self._attach
-        self._influences, meta._influences = meta._influences, self._read
+        self._influences, meta.gradients._influences = meta.gradients._influences, self._read
 
     def _watch(self):
-        self.watching = Kept(self.meta.names, self.meta.through, self.meta.reader.axes)
+        self.watching = Kept(self.meta.names, self.meta.through, self.meta.gradients.reader.axes)
         return self.watching
 
     def _attach(self, batch, features, weights, losses, *rest):
@@ -63,7 +63,7 @@ class Watcher:
         self._record(batch, features, weights, losses, *rest)
 
     def _read(self, dev, step_vector, rows):
-        step, (ghost,), rule = self.meta.window.steps[-1], self.ghosts, self.meta.rule
+        step, (ghost,), rule = self.meta.gradients.window.steps[-1], self.ghosts, self.meta.gradients.rule
         # no name of it outlives this call: what the optimizer changes in place is copied
         frozen = replace(
             step, records=[], gradients=[None if g is None else g.clone() for g in step.gradients],

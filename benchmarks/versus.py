@@ -217,7 +217,7 @@ def main(words: list[str] | None = None) -> dict:
         def timed():
             turns = meta.config.dev_interval
             if mode.startswith("ghost"):  # the direction of an update before, from another dev batch at this step's own start
-                meta._ahead = None
+                meta.gradients.ahead = None
                 bench.at_the_start(lambda: bench.step(meta, bench.dev_before))
             took = [bench.at_the_start(lambda: workload.seconds(lambda: bench.step(meta))) for _ in range(turns)]
             gradients[mode] = flat(meta.gradient)

@@ -15,67 +15,39 @@ Use, in any training loop::
 
 from __future__ import annotations
 
-import logging
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Callable, Iterable
+from dataclasses import replace
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
 
 from fairseq_l2rw.errors import L2RWError
-from fairseq_l2rw.meta import clipping, hypergradient, influence, one_pass_objective, reweighters, selection, unrolled
+from fairseq_l2rw.meta import hypergradient, one_pass_objective, reweighters, selection
 from fairseq_l2rw.meta.config import READING, MetaConfig
 from fairseq_l2rw.meta.dev_pass import DevPass
 from fairseq_l2rw.meta.features import FeatureLayout, RunningScalars, feature_rows, running_mean
 from fairseq_l2rw.meta.functional import RandomState, own_random_stream, trainable
 from fairseq_l2rw.meta.ghost import SMALLEST_WEIGHT
-from fairseq_l2rw.meta.ghost_reader import GhostReader
 from fairseq_l2rw.meta.history import ScoreHistory
 from fairseq_l2rw.meta.learner import Learner
-from fairseq_l2rw.meta.linearize import StepRule, rule_for
 from fairseq_l2rw.meta.masters import Master
 from fairseq_l2rw.meta.objective import DevGradient, Objective
 from fairseq_l2rw.meta.one_pass_objective import OnePassObjective
 from fairseq_l2rw.meta.probe import ProbeTrainer
 from fairseq_l2rw.meta.records import BatchRecord, StepRecord
-from fairseq_l2rw.meta.repeated_pass import RepeatedPass
 from fairseq_l2rw.meta.skipped import CountsSkipped
 from fairseq_l2rw.meta.student import Student
 from fairseq_l2rw.meta.teacher_report import TeacherReport
 from fairseq_l2rw.meta.train_scale import TrainScale
+from fairseq_l2rw.meta.weight_gradients import NoGradient, WeightGradient, WeightGradients
 from fairseq_l2rw.meta.weighting import guarded
-from fairseq_l2rw.meta.window import Window
 from fairseq_l2rw.meta.workers import Workers
-
-logger = logging.getLogger(__name__)
 
 #: dev batches, at most, that the probes see before the first teacher update
 FIRST_LOOK = 64
-NOTHING_SEEN = "no sentence pair was seen in the update"
 #: the factor of the dev loss to begin with where activations are in half precision
 HALF_LOSS_SCALE = 2.0**15
-
-
-@dataclass(frozen=True)
-class _Ahead:
-    """What ``ghost`` reads at the next teacher update: J, without its adjoint where it won't be needed again, and v.
-
-    ``turns``: the teacher updates that J has served with that one.
-    """
-
-    dev: DevGradient
-    vector: list[Tensor]
-    turns: int
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of one student step, of all workers: w_i, m_i, and W."""
-
-    weights: Tensor
-    sizes: Tensor
-    denominator: Tensor
 
 
 class MetaTrainer(CountsSkipped):
@@ -120,6 +92,9 @@ class MetaTrainer(CountsSkipped):
         named, count = selection.in_front(trainable(student.module), config.params)
         self.names, self.parameters = list(named), list(named.values())
         self.through = self.parameters[:count]  # those that the hypergradient goes through
+        self.gradients = WeightGradients(
+            student, config, self.names, self.parameters, count, self.workers, half, self._dev_gradient, self._take_scale
+        )
         device = self.parameters[0].device
         contrast = config.contrast if config.objective == "contrastive" else {}
         if contrast and config.states == "probe" and hasattr(student, "examine"):
@@ -141,16 +116,8 @@ class MetaTrainer(CountsSkipped):
             self.probe.probe.decay = config.history
         self.running = RunningScalars()
         self.mean_tokens: float | None = None
-        dtype = torch.bfloat16 if config.precision == "bfloat16" else None
-        self.reader = GhostReader(self.names[:count], self.through, dtype, self.workers)
-        self.repeated = RepeatedPass(student, self.parameters, half=half)
-        self.gradient_mode = config.gradient
         self.optimizer: torch.optim.Optimizer | None = None
-        self.rule: StepRule | None = None
-        self.window: Window | None = None
-        self._saved_window: list[dict] = []
         self.updates = 0
-        self._ahead: _Ahead | None = None
         self._begin_records()
         self._ignored = self._unfinished = False
 
@@ -165,14 +132,8 @@ class MetaTrainer(CountsSkipped):
         Raises:
             L2RWError: its class has no linearisation rule.
         """
-        self.rule = rule_for(optimizer)
+        self.gradients.attach(optimizer, masters)
         self.optimizer = optimizer
-        unrolled_too = self.config.gradient == "unrolled"
-        self.window = Window(
-            self.config.window, self.rule, optimizer, self.parameters, unrolled_too, len(self.through), masters, self.workers
-        )
-        self.window.copies = self.gradient_mode != "ghost"
-        self.window.load_state_dict(self._saved_window)
 
     def check_student(self, batch: Any) -> None:
         """Before a training in half precision: can the student's influences be had? Changes nothing.
@@ -183,18 +144,12 @@ class MetaTrainer(CountsSkipped):
         Raises:
             L2RWError: ``half``, and a layer has no forward-mode rule.
         """
-        self.repeated.check_student(len(self.through), batch)
+        self.gradients.repeated.check_student(len(self.through), batch)
 
     @property
     def gradient_mode(self) -> str:
         """How the hypergradient is had by now: ``config.gradient``, or what took its place."""
-        return self._instead or self.repeated.mode
-
-    @gradient_mode.setter
-    def gradient_mode(self, mode: str) -> None:
-        self._instead = None if mode in influence.MODES else mode
-        if self._instead is None:
-            self.repeated.mode = mode
+        return self.gradients.mode
 
     @property
     def attached(self) -> bool:
@@ -232,8 +187,7 @@ class MetaTrainer(CountsSkipped):
         """The gradients of this update so far are lost, and so is what was recorded of it."""
         self._begin_records()
         self._ignored = False
-        if self.window is not None:
-            self.window.drop_unfinished()
+        self.gradients.drop_unfinished()
 
     def _begin_records(self) -> None:
         """An update has none yet: of the micro-batches, rows, numbers and scores of their examples, and what the teacher learns from."""
@@ -241,19 +195,12 @@ class MetaTrainer(CountsSkipped):
         self._numbers: list[Tensor] = []
         self._scores: list[Tensor] = []
         self._records: list[BatchRecord] = []
-        self.reader.begin()
+        self.gradients.begin()
         self._inputs: Tensor | None = None  # of the teacher, from weigh to record
 
     def watched(self):
         """A context for the student's forward pass of a micro-batch, from the batch to the losses."""
-        if not self._reads:
-            return nullcontext()
-        return self.reader.watch(None if self.gradient_mode == "backward" else self._ahead.vector)
-
-    @property
-    def _reads(self) -> bool:
-        """Is the influence read from the backward pass of this student update?"""
-        return self.due and (self.gradient_mode == "backward" or self.gradient_mode == "ghost" and self._ahead is not None)
+        return self.gradients.watched() if self.due else nullcontext()
 
     def weigh(
         self,
@@ -331,8 +278,8 @@ class MetaTrainer(CountsSkipped):
         Raises:
             L2RWError: the influence is to be read from the backward pass, and the forward pass was not watched.
         """
-        if self._reads and not self.reader.attach(losses):
-            raise L2RWError(f"--meta-gradient {self.gradient_mode}: run the student's forward pass inside `with meta.watched():`")
+        if self.due:
+            self.gradients.attach_losses(losses)
         self._rows.append(features)
         inputs, self._inputs = self._inputs, None
         if inputs is None and self.started:  # the weights came from elsewhere
@@ -354,7 +301,7 @@ class MetaTrainer(CountsSkipped):
         self._ignored = True
         for kept in (self._rows, self._numbers, self._scores, self._records):
             del kept[-1:]
-        self.reader.drop_last()
+        self.gradients.reader.drop_last()
 
     # ---- around the optimizer's step ----------------------------------------
 
@@ -366,7 +313,7 @@ class MetaTrainer(CountsSkipped):
             max_norm: the threshold of the clipping; 0 for none.
         """
         if self.recorded:
-            self.window.before_step(raw_norm, max_norm)
+            self.gradients.window.before_step(raw_norm, max_norm)
 
     def after_step(self, dev_batch: Callable[[], Any]) -> TeacherReport | None:
         """Takes a teacher update where one is due, and renews the running statistics.
@@ -380,10 +327,11 @@ class MetaTrainer(CountsSkipped):
         self._unfinished = False
         if self._ignored:
             self._records = [replace(r, sizes=torch.zeros_like(r.sizes)) for r in self._records]
-        self.window.after_step(self._records)
+        window = self.gradients.window
+        window.after_step(self._records)
         if self.due and self.probe is not None and not self.probe.turn:
             self._begin_probe(dev_batch)
-        report = self._teacher_update(dev_batch) if self.due and self.window.steps else None
+        report = self._teacher_update(dev_batch) if self.due and window.steps else None
         # last: the teacher's gradient is taken where the weights were
         self._teach_probe()
         rows = self._gathered(self._rows, self.teacher.layout.width)
@@ -393,7 +341,7 @@ class MetaTrainer(CountsSkipped):
         self._renew_statistics(rows)
         self._begin_records()
         if self.due and self.config.interval >= self.config.window:  # no window to come begins within this one
-            self.window.clear()
+            window.clear()
         return report
 
     def _renew_statistics(self, rows: Tensor) -> None:
@@ -427,39 +375,25 @@ class MetaTrainer(CountsSkipped):
         sound, spoilt = (self.features(*seen) for seen in examined.values())
         self.probe.learn(head, sound, spoilt)
 
-    def _dev_gradient(self, dev_batch: Any, step_vector: hypergradient.StepVector) -> DevGradient | None:
+    def _dev_gradient(self, dev_batch: Any, step_vector: hypergradient.StepVector) -> DevGradient:
         dev = self.objective.dev_gradient(self.student, self.through, dev_batch, step_vector.inner_products)
-        if dev is not None:
-            self.running.update_dev_loss(dev.value)
+        if dev is None:
+            raise NoGradient(self.objective.failure)
+        self.running.update_dev_loss(dev.value)
         return dev
 
     def _teacher_update(self, dev_batch: Callable[[], Any]) -> TeacherReport | None:
-        if self.gradient_mode == "ghost":
-            report = None if self._ahead is None else self._learn_from_ghosts(self._ahead)
-            if self.gradient_mode == "ghost":
-                self._look_ahead(dev_batch)
-            return report
-        step_vector = hypergradient.StepVector(self.rule, self.window.steps[-1])
-        dev = self._dev_gradient(dev_batch(), step_vector)
-        if dev is None:
-            return self._skip(self.objective.failure)
-        steps = [self._rows_of(step) for step in self.window.steps]
-        if not any(len(step.weights) for step in steps):
-            return self._skip(NOTHING_SEEN)
-        if self.gradient_mode == "unrolled":
-            gradients = unrolled.weight_gradients(
-                self.student, self.rule, self.parameters, self.window.steps, dev.adjoint, self.config.normalization
-            )
-            influences = [g * step.denominator for g, step in zip(gradients, steps)]
-        else:
-            influences = self._influences(dev, step_vector, steps)
-            if influences is None:
-                return self._skip("--meta-gradient backward gave way to forward")
-            gradients = [
-                hypergradient.weight_gradient(c, step.weights, step.sizes, self.config.normalization)
-                for c, step in zip(influences, steps)
-            ]
-        return self._learn_from(dev, steps, influences, gradients)
+        try:
+            found = self.gradients.find(dev_batch)
+            report = None if found is None else self._learn_from(found)
+        except NoGradient as failure:
+            report = self._skip(str(failure))
+        if self.gradients.mode == "ghost":
+            try:
+                self.gradients.look_ahead(dev_batch)
+            except NoGradient as failure:
+                self._skip(str(failure))
+        return report
 
     def _take_scale(self, dev: DevGradient, step: StepRecord, vector: list[Tensor]) -> None:
         """A turn of the train scale, with v of the newest step."""
@@ -468,24 +402,25 @@ class MetaTrainer(CountsSkipped):
             seed = self.config.seed + self.updates
             self.train_scale.take(dev.head, kind, self.student, self.through, vector, step.records, seed)
 
-    def _learn_from(self, dev, steps: list[_Rows], influences, gradients) -> TeacherReport | None:
-        if not all(torch.isfinite(g).all() for g in gradients):
-            return self._skip(
+    def _learn_from(self, found: WeightGradient) -> TeacherReport:
+        dev, steps = found.dev, found.steps
+        if not all(torch.isfinite(g).all() for g in found.gradients):
+            raise NoGradient(
                 "influences of training pairs are not finite or did not fit into memory: give a smaller --max-tokens, "
                 "or train in single precision"
             )
         self.skipped_in_a_row = 0
         # W_s dJ / dw_i is an example's own share, whatever the size of its batch
-        shares = torch.cat([g * step.denominator for g, step in zip(gradients, steps)])
-        gradient = torch.cat(gradients)
+        shares = torch.cat([g * step.denominator for g, step in zip(found.gradients, steps)])
+        gradient = torch.cat(found.gradients)
         if self.learner.exact:
             inputs = self._of_all_rows("standardized", self.teacher.width)  # where the weights were
             gradient_norm = self.learner.follow(dev.head, inputs, gradient.float())
         else:
             gradient_norm = self._learn(dev, self._of_all_rows("features", self.teacher.layout.width), shares.float())
-        parts = [step.weights * c / step.denominator for c, step in zip(influences, steps)]
+        parts = [step.weights * c / step.denominator for c, step in zip(found.influences, steps)]
         return TeacherReport(
-            self.config.heads[dev.head], dev.value, gradient_norm, torch.cat(influences), gradient,
+            self.config.heads[dev.head], dev.value, gradient_norm, torch.cat(found.influences), gradient,
             weights=torch.cat([step.weights for step in steps]), shares=torch.cat(parts), ids=self._ids(),
             scales=self._scales(),
         )  # fmt: skip
@@ -505,101 +440,17 @@ class MetaTrainer(CountsSkipped):
         if self.identify is None:
             return None
         none = torch.zeros(0, dtype=torch.int64, device=self.parameters[0].device)
-        own = (torch.cat([none, *(self.identify(r.batch).to(none) for r in step.records)]) for step in self.window.steps)
+        own = (torch.cat([none, *(self.identify(r.batch).to(none) for r in step.records)]) for step in self.gradients.window.steps)
         return torch.cat([self.workers.gather(ids) for ids in own])
-
-    def _look_ahead(self, dev_batch: Callable[[], Any]) -> None:
-        """v for the next teacher update: a new dev gradient, or the last one where it serves several updates; the optimizer as
-        the step just made has left it."""
-        last, self._ahead = self._ahead, None
-        step_vector = hypergradient.StepVector(self.rule, self.window.steps[-1], ahead=True)
-        dev: DevGradient | None
-        if last is not None and last.turns < self.config.dev_interval:
-            dev, turns = last.dev, last.turns + 1
-        else:
-            dev, turns = self._dev_gradient(dev_batch(), step_vector), 1
-        if dev is None:
-            self._skip(self.objective.failure)
-            return
-        vector = step_vector(dev.adjoint, use_up=turns >= self.config.dev_interval)
-        self._ahead = _Ahead(dev, vector, turns)
-
-    def _learn_from_ghosts(self, ahead: _Ahead) -> TeacherReport | None:
-        step = self.window.steps[-1]
-        rows = self._rows_of(step)
-        if not len(rows.weights):
-            return self._skip(NOTHING_SEEN)
-        c = self._read(ahead.vector, rows)
-        if c is None:
-            return self._skip("--meta-gradient ghost gave way to forward")
-        self._take_scale(ahead.dev, step, ahead.vector)
-        f = 1.0 if step.raw_norm is None else clipping.factor(step.raw_norm, step.max_norm)
-        if f < 1:
-            c = hypergradient.without_common(c, rows.weights, rows.sizes)
-        gradient = hypergradient.weight_gradient(c, rows.weights, rows.sizes, self.config.normalization)
-        return self._learn_from(ahead.dev, [rows], [c], [gradient])
-
-    def _read(self, vector: list[Tensor], rows: _Rows) -> Tensor | None:
-        """c_i of all workers' rows from the student's own backward pass; None where it cannot be read, now and from then on."""
-        c = self.reader.read(self.window.steps[-1], vector, rows.weights, rows.denominator)
-        if c is not None:
-            self.window.copies = False  # no other pass is to be expected
-            return c
-        problems = self.reader.problems
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        logger.warning(
-            "--meta-gradient %s does not cover %s%s: --meta-gradient forward takes its place",
-            self.gradient_mode, "; ".join(problems[:3]) or "a use of parameters on another worker", more,
-        )  # fmt: skip
-        self.gradient_mode, self._ahead, self.window.copies = "forward", None, True
-        return None
-
-    def _curvature(self, step: StepRecord, vector: list[Tensor], denominator: Tensor) -> list[Tensor]:
-        total = [torch.zeros_like(p) for p in self.through]
-        for record in step.records:
-            torch._foreach_add_(total, self.repeated.curvature(step.parameters, vector, record, denominator))
-        return self.workers.add_up(total)
 
     def _gathered(self, tensors: list[Tensor], *shape: int, dtype: torch.dtype = torch.float) -> Tensor:
         """Rows of all workers from this worker's micro-batches: ``[N, *shape]``."""
         return self.workers.rows(tensors, self.parameters[0].device, *shape, dtype=dtype)
 
-    def _rows_of(self, step: StepRecord) -> _Rows:
-        weights = self._gathered([r.weights for r in step.records])
-        sizes = self._gathered([r.sizes for r in step.records])
-        return _Rows(weights, sizes, hypergradient.denominator(weights, sizes, self.config.normalization))
-
     def _of_all_rows(self, name: str, width: int) -> Tensor:
         """``features`` or ``standardized`` of all workers' rows of the window ``[N, width]``."""
-        steps = ([getattr(r, name) for r in step.records] for step in self.window.steps)
+        steps = ([getattr(r, name) for r in step.records] for step in self.gradients.window.steps)
         return torch.cat([self._gathered(own, width) for own in steps])
-
-    def _influences(self, dev: DevGradient, step_vector, rows: list[_Rows]) -> list[Tensor] | None:
-        """c_i of all workers' rows, one ``[N]`` for each step of the window, in its order; may use the adjoint up.
-
-        None where the backward pass cannot be read and the parameters of the step, for another pass, were not copied.
-        """
-        steps = self.window.steps
-        vectors: Iterable[tuple[StepRecord, list[Tensor]]]
-        if len(steps) == 1:
-            vector = step_vector(dev.adjoint, use_up=True)  # as large as the student, and the next pass needs room
-            vectors, copied = [(steps[0], vector)], self.window.copies
-            c = self._read(vector, rows[0]) if self.gradient_mode == "backward" else None
-            if c is not None:
-                self._take_scale(dev, steps[0], vector)
-                return [c]
-            if not copied:
-                return None
-        else:
-            denominators = {id(step): of.denominator for step, of in zip(steps, rows)}
-            curvature = lambda step, vector: self._curvature(step, vector, denominators[id(step)])  # noqa: E731
-            vectors = hypergradient.sweep(self.rule, steps, dev.adjoint, curvature)
-        out: list[Tensor] = []
-        for step, v in vectors:
-            if not out:  # the newest step comes first
-                self._take_scale(dev, step, v)
-            out.append(self._gathered([self.repeated.influence(step.parameters, v, record) for record in step.records]))
-        return out[::-1]
 
     # ---- the teacher's step -------------------------------------------------
 
@@ -634,12 +485,9 @@ class MetaTrainer(CountsSkipped):
             "history": None if self.history is None else self.history.state_dict(),
             "running": self.running.state_dict(),
             "mean_tokens": self.mean_tokens,
-            "gradient": self.config.gradient,
-            "gradient_mode": self.gradient_mode,
-            "ahead": self._ahead and {**vars(self._ahead), "dev": vars(self._ahead.dev)},
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
-            "window": self.window.state_dict() if self.window is not None else self._saved_window,
+            **self.gradients.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -667,20 +515,8 @@ class MetaTrainer(CountsSkipped):
             self.train_scale.load_state_dict(state["train_scale"])
         self.running.load_state_dict(state["running"])
         self.mean_tokens = state["mean_tokens"]
-        if state.get("gradient", "forward") == self.config.gradient:  # else another one was asked for since
-            self.gradient_mode = state["gradient_mode"]
-        ahead = state.get("ahead")
-        if self.gradient_mode == "ghost" and ahead:
-            vector = [v.to(p, copy=True) for v, p in zip(ahead["vector"], self.through, strict=True)]
-            adjoint = [a.to(p, copy=True) for a, p in zip(ahead["dev"]["adjoint"], self.through)]
-            dev = DevGradient(**{**ahead["dev"], "adjoint": adjoint})
-            # one that an earlier option left without its adjoint serves no further update
-            self._ahead = _Ahead(dev, vector, ahead["turns"] if adjoint else self.config.dev_interval)
+        self.gradients.load_state_dict(state)
         self.skipped, self.skipped_in_a_row = state["skipped"], state.get("skipped_in_a_row", 0)
-        self._saved_window = state["window"]
-        if self.window is not None:
-            self.window.copies = self.gradient_mode != "ghost"
-            self.window.load_state_dict(self._saved_window)
 
     def load_statistics(self, state: dict) -> None:
         """Takes the running statistics alone, from the state of any reweighter of this student."""

@@ -276,7 +276,7 @@ def test_the_trainer_reads_the_influence_of_the_vector_that_it_had():
     student, optimizer = fresh(adam)
     trainer = make_trainer(student, optimizer, gradient="ghost", momentum=0.5)
     assert run_update(trainer, BATCHES, 1, 0.0, updates=0)[0] is None and trainer.skipped == 0  # it only looks ahead
-    vector, before = trainer._ahead.vector, copy.deepcopy(student.module.state_dict())
+    vector, before = trainer.gradients.ahead.vector, copy.deepcopy(student.module.state_dict())
     report, step = run_update(trainer, BATCHES, 2, 0.0, updates=1)
     student.module.load_state_dict(before)
     torch.manual_seed(2)
@@ -287,9 +287,9 @@ def test_the_trainer_reads_the_influence_of_the_vector_that_it_had():
             want.append(clipping_dot(gradients, vector))
     want = torch.tensor(want, dtype=torch.float64)
     assert close(report.influence, want) and want.abs().max() > 1e-4
-    assert trainer.reader.ghosts == [] and trainer.window.steps == []
+    assert trainer.gradients.reader.ghosts == [] and trainer.gradients.window.steps == []
     # and the newest vector is another one
-    assert not any(torch.equal(a, b) for a, b in zip(vector, trainer._ahead.vector))
+    assert not any(torch.equal(a, b) for a, b in zip(vector, trainer.gradients.ahead.vector))
 
 
 def clipping_dot(a, b):
@@ -306,7 +306,7 @@ def test_backward_is_as_exact_as_forward(max_norm, normalization):
         for gradient in ("backward", "forward"):
             trainer = make_trainer(*copy.deepcopy((student, optimizer)), gradient=gradient, **settings)
             reports[gradient] = run_update(trainer, BATCHES, 1, max_norm, updates=0)[0]
-            assert trainer.gradient_mode == gradient and trainer.reader.ghosts == []
+            assert trainer.gradient_mode == gradient and trainer.gradients.reader.ghosts == []
         assert close(reports["backward"].influence, reports["forward"].influence)
         assert reports["backward"].gradient_norm == pytest.approx(reports["forward"].gradient_norm, rel=1e-6)
 
@@ -316,14 +316,14 @@ def test_parameters_are_copied_until_backward_is_known_to_do():
     for decay in (0.0, 0.1):
         student, optimizer = fresh(lambda p: torch.optim.Adam(p, lr=0.05, eps=1e-3, weight_decay=decay))
         trainer, copied = make_trainer(student, optimizer, gradient="backward"), []
-        after = trainer.window.after_step
+        after = trainer.gradients.window.after_step
 
         def noted(records):
-            step = trainer.window._before["parameters"]
+            step = trainer.gradients.window._before["parameters"]
             copied.append(all(t.data_ptr() != p.data_ptr() for t, p in zip(step, trainer.parameters)))
             after(records)
 
-        trainer.window.after_step = noted
+        trainer.gradients.window.after_step = noted
         for k in range(2):
             run_update(trainer, BATCHES, k, 0.05, updates=k)
         assert copied == [True, decay > 0]
@@ -338,7 +338,7 @@ def test_a_batch_that_cannot_be_read_costs_one_update():
     inner = module.inner.forward
     module.inner.forward = lambda x: inner(x) + 0 * (module.inner.weight * module.inner.weight).sum()
     assert run_update(trainer, BATCHES, 1, 0.0, updates=1)[0] is None
-    assert trainer.skipped == 1 and trainer.gradient_mode == "forward" and trainer.window.copies
+    assert trainer.skipped == 1 and trainer.gradient_mode == "forward" and trainer.gradients.window.copies
     assert run_update(trainer, BATCHES, 2, 0.0, updates=2)[0] is not None
 
 
@@ -346,12 +346,12 @@ def test_one_dev_gradient_may_serve_several_updates():
     """With the optimizer's newest state each time."""
     student, optimizer = fresh(adam)
     trainer, calls, served, kept = make_trainer(student, optimizer, gradient="ghost", dev_interval=3), [], [], []
-    gradient = trainer._dev_gradient
-    trainer._dev_gradient = lambda *arguments: calls.append(trainer.updates) or gradient(*arguments)
+    gradient = trainer.gradients.dev_gradient
+    trainer.gradients.dev_gradient = lambda *arguments: calls.append(trainer.updates) or gradient(*arguments)
     for k in range(7):
         run_update(trainer, BATCHES, k, 0.0, updates=k)
-        served.append(trainer._ahead)
-        kept.append(bool(trainer._ahead.dev.adjoint))
+        served.append(trainer.gradients.ahead)
+        kept.append(bool(trainer.gradients.ahead.dev.adjoint))
     assert calls == [0, 3, 6] and [a.turns for a in served] == [1, 2, 3, 1, 2, 3, 1]
     assert served[0].dev is served[1].dev and kept[:3] == [True, True, False]
     for k in range(2):
@@ -427,11 +427,11 @@ def test_forward_mode_takes_its_place(how, mode, caplog):
     assert [r is not None for r in reports] == ([False, False, True] if mode == "ghost" else [True] * 3)
     assert trainer.skipped == (mode == "ghost")
     instead = "forward" if how == "not covered" else "finite-difference"  # that function has no forward mode either
-    assert trainer.gradient_mode == instead and trainer._ahead is None
+    assert trainer.gradient_mode == instead and trainer.gradients.ahead is None
     assert caplog.text.count(f"--meta-gradient {mode} does not cover scale") == 1 and "forward takes its place" in caplog.text
     again = make_trainer(student, trainer.optimizer, gradient=mode)
     again.load_state_dict(trainer.state_dict())
-    assert again.gradient_mode == instead and again.window.copies
+    assert again.gradient_mode == instead and again.gradients.window.copies
 
 
 def test_a_pass_that_was_not_watched_is_an_error():

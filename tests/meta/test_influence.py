@@ -218,7 +218,7 @@ def test_the_trainer_announces_finite_differences(caplog):
     student, parameters, theta, vector, record, want = prepared(NO_FORWARD["lstm"])
     trainer = MetaTrainer(student, FeatureLayout(()), MetaConfig(objective="loss", gradient="forward"))
     with caplog.at_level(logging.WARNING):
-        got = [trainer.repeated.influence(theta, vector, record) for _ in range(2)]
+        got = [trainer.gradients.repeated.influence(theta, vector, record) for _ in range(2)]
     assert trainer.gradient_mode == "finite-difference"
     assert len(caplog.records) == 1 and "--meta-gradient finite-difference takes its place" in caplog.text
     for c in got:

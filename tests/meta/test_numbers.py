@@ -215,7 +215,7 @@ def test_finite_differences_do_not_take_over_in_half_precision(monkeypatch):
         raise influence.NoForwardMode("no rule for _cudnn_rnn")
 
     trainer = trainer_of()
-    trainer.repeated.half = True
+    trainer.gradients.repeated.half = True
     monkeypatch.setitem(influence.MODES, "forward", none)
     with pytest.raises(L2RWError, match="no forward-mode rule .*_cudnn_rnn.*leave out --fp16, --bf16 or --amp"):
         run_update(trainer, BATCHES, 0, 0.5)

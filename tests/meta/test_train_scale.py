@@ -207,14 +207,14 @@ def test_v_is_that_of_the_newest_step(settings, monkeypatch):
         trainer.train_scale, "take", lambda head, kind, student, parameters, vector, records, seed:
         seen.append((kind, [v.clone() for v in vector], records)),
     )  # fmt: skip
-    step = trainer.window.before_step
+    step = trainer.gradients.window.before_step
     gradients = []
 
     def before_step(*words):
         gradients[:] = [None if p.grad is None else p.grad.clone() for p in trainer.parameters]
         return step(*words)
 
-    monkeypatch.setattr(trainer.window, "before_step", before_step)
+    monkeypatch.setattr(trainer.gradients.window, "before_step", before_step)
     reports = []
     for t in range(8):
         batches = [toy_batch(6, 10 + 2 * t + k) for k in range(2)]

@@ -52,7 +52,7 @@ def test_nothing_is_kept_for_an_update_that_is_not_due():
     trainer.begin_update(0)
     record(trainer, BATCHES[0])
     trainer.before_step(1.0, 0.5)
-    assert trainer._records == [] and trainer.window.steps == [] and trainer.window._before is None
+    assert trainer._records == [] and trainer.gradients.window.steps == [] and trainer.gradients.window._before is None
 
 
 @pytest.mark.parametrize("window", [1, 2, 4])
@@ -77,7 +77,7 @@ def test_a_step_of_the_window_is_copied_once_and_nothing_is_kept_after_an_update
     # the parameters before the step to come; of each step before it those, its gradient and two moments
     assert noted == [1 + 4 * k for k in range(window)]
     assert alive() == before
-    assert trainer._rows == trainer._records == [] and trainer.window.steps == [] and trainer.window._before is None
+    assert trainer._rows == trainer._records == [] and trainer.gradients.window.steps == [] and trainer.gradients.window._before is None
 
 
 def test_statistics_are_renewed_by_every_update():
@@ -397,7 +397,7 @@ def test_the_state_of_another_network(layout, options):
 def test_finite_differences_stay_announced():
     """A student without forward mode: what was found out once is kept."""
     one, other = trainer_of(), trainer_of()
-    one.gradient_mode = "finite-difference"
+    one.gradients.mode = "finite-difference"
     other.load_state_dict(one.state_dict())
     assert other.gradient_mode == "finite-difference"
 
