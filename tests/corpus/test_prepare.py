@@ -296,8 +296,8 @@ def peak_memory(folder, size):
 def test_memory_grows_by_eight_bytes_a_pair(tmp_path, monkeypatch):
     """Twenty while hashes are merged; a set of Python's numbers takes over sixty."""
     monkeypatch.setattr(module, "binarise", lambda *args: None)
-    monkeypatch.setattr(module, "BLOCK", 500)
-    for name in ("prepare", "pieces"):
+    monkeypatch.setattr("fairseq_l2rw.corpus.prepare_stages.BLOCK", 500)
+    for name in ("prepare_stages", "pieces"):
         monkeypatch.setattr(f"fairseq_l2rw.corpus.{name}.CHUNK", 500)
     peaks = []
     for size in (2_000, 2_000, 32_000):  # the first one pays for imports
@@ -331,7 +331,7 @@ def test_a_kill_after_each_stage(data, corpus, tmp_path, monkeypatch):
             prepare(str(out), corpus[0], SETTINGS)
         assert done[-1] == stage and os.listdir(tmp_path) == [".data.partial"]
         (tmp_path / ".data.partial" / "raw" / ".train.de.partial-1").write_text("half")  # what a kill leaves of a file
-    for name in ("_write_raw", "_clean", "_train_sentencepiece", "_cut_into_pieces"):
+    for name in ("write_raw", "clean", "train_sentencepiece", "cut_into_pieces"):
         monkeypatch.setattr(module, name, None)  # calling one of them again would fail
     assert prepare(str(out), corpus[0], SETTINGS)["reused"] is False
     assert os.listdir(tmp_path) == ["data"]
@@ -354,7 +354,7 @@ def test_only_missing_files_are_made_again(data, corpus, tmp_path, monkeypatch):
     out = tmp_path / "data"
     shutil.copytree(data, out)
     (out / "raw" / "valid.en").unlink()
-    for name in ("_clean", "_train_sentencepiece", "_cut_into_pieces", "binarise"):
+    for name in ("clean", "train_sentencepiece", "cut_into_pieces", "binarise"):
         monkeypatch.setattr(module, name, None)
     assert prepare(str(out), corpus[0], SETTINGS)["reused"] is False
     assert_same(data, out)
@@ -496,7 +496,7 @@ def test_a_failure_of_fairseq_is_told_and_gone_on_from(corpus, tmp_path, monkeyp
     ):
         prepare(str(tmp_path / "data"), corpus[0], SETTINGS)
     assert "what fairseq said" in capsys.readouterr().err
-    monkeypatch.setattr(module, "_cut_into_pieces", None)
+    monkeypatch.setattr(module, "cut_into_pieces", None)
     monkeypatch.setattr(module, "binarise", lambda *args: None)
     assert prepare(str(tmp_path / "data"), corpus[0], SETTINGS)["reused"] is False
 
