@@ -51,7 +51,7 @@ GROUPS = {
     "momentum": {"none": "--meta-momentum 0", "0.5": "--meta-momentum 0.5", "0.95": "--meta-momentum 0.95"},
     "scale": {"dev": "--meta-scale dev"},
     "lr": {rate: f"--teacher-lr {rate}" for rate in ("3e-4", "3e-3")},
-    "hidden": {width: f"--teacher-hidden-dim {width}" for width in ("32", "512")},
+    "hidden": {width: f"--teacher-hidden-dim {width}" for width in ("16", "256")},
     "replay": {"none": "--teacher-replay 0"},
     "prior": {"none": "--teacher-prior-strength 0", "0.03": "--teacher-prior-strength 0.03"},
     "influence": {"error": "--influence-normalization error"},

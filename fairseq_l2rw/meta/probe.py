@@ -47,7 +47,7 @@ class Probe(nn.Module):
 
     decay = 0.0
 
-    def __init__(self, layout: FeatureLayout, kinds: int, hidden: int = 64):
+    def __init__(self, layout: FeatureLayout, kinds: int, hidden: int):
         super().__init__()
         self.layout = layout
         self.standardizer = Standardizer(layout.width)

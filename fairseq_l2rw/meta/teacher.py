@@ -24,13 +24,18 @@ from fairseq_l2rw.meta.features import LOSS_COLUMNS, SURFACE
 from fairseq_l2rw.meta.networks import Standardizer, interactions, mlp
 from fairseq_l2rw.meta.probe import Probe
 
+#: hidden units of what sees the states, or g, by how the states are seen
+HIDDEN = {"probe": 64, "direct": 128}
+#: of f, which sees two numbers or three, at most
+HIDDEN_OF_F = 32
+
 
 class Head(nn.Module):
     """logit = f(a few numbers) + g(everything else); either part may be absent."""
 
     def __init__(self, few: int, other: int, hidden: int, prior: float):
         super().__init__()
-        self.f = mlp(few, min(hidden, 32)) if few else None
+        self.f = mlp(few, min(hidden, HIDDEN_OF_F)) if few else None
         self.g = mlp(other, hidden) if other else None
         self.bias = nn.Parameter(torch.tensor(math.log(prior / (1 - prior))))
 
@@ -52,7 +57,7 @@ class Teacher(nn.Module):
         see_loss: give f the loss.
         see_surface: give g the rest of the surface information.
         see_internal: let the heads see the states.
-        hidden: width of g's hidden layer (f's is at most 32).
+        hidden: width of the probe's hidden layers, or of g's (f's is at most :data:`HIDDEN_OF_F`); None: as :data:`HIDDEN` says.
         prior: p.
         states: how they see them, ``probe`` or ``direct``; the probe sees the lengths too, and takes g's place.
     """
@@ -62,7 +67,9 @@ class Teacher(nn.Module):
         self.layout, self.heads = layout, tuple(heads)
         self.see_loss, self.see_surface, self.see_internal = see_loss, see_surface, see_internal
         self.standardizer = Standardizer(layout.width)
-        self.probe = Probe(layout, len(self.heads)) if see_internal and states == "probe" else None
+        probed = see_internal and states == "probe"
+        hidden = hidden or HIDDEN["probe" if probed else "direct"]
+        self.probe = Probe(layout, len(self.heads), hidden) if probed else None
         few, other = (part.shape[1] for part in self._parts(torch.zeros(1, self.width), 0))
         self.nets = nn.ModuleList(Head(few, other, hidden, prior) for _ in self.heads)
 

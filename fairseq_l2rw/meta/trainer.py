@@ -59,7 +59,7 @@ class MetaTrainer(CountsSkipped):
         config: settings.
         teacher: name of the reweighter; not ``uniform``.
         inputs: ``internal``, ``surface`` or both.
-        hidden: width of the teacher's hidden layer.
+        hidden: width of the teacher's hidden layers; None for its default.
         workers: the data-parallel workers; one unless told otherwise.
         identify: batch -> a whole number for each of its examples ``[N]``, for the reports.
         number: batch -> which training examples it has ``[N]``: whole numbers from 0 on, the same each time. What
@@ -78,7 +78,7 @@ class MetaTrainer(CountsSkipped):
         config: MetaConfig,
         teacher: str = "deep",
         inputs: tuple[str, ...] = reweighters.INPUTS,
-        hidden: int = 128,
+        hidden: int | None = None,
         workers: Workers | None = None,
         identify: Callable[[Any], Tensor] | None = None,
         observe: Callable[[Any, Tensor], None] | None = None,

@@ -50,8 +50,10 @@ class L2RWTranslationConfig(TranslationConfig):
                           "with the output embeddings of the target, beside the means of the states; or in these means alone: "
                           f"{' or '.join(INTERACTIONS)}"},
     )  # fmt: skip
-    teacher_lr: float = field(default=1e-3, metadata={"help": "learning rate of the teacher (AdamW)"})
-    teacher_hidden_dim: int = field(default=128, metadata={"help": "width of the teacher's hidden layers"})
+    teacher_lr: float = field(default=1e-3, metadata={"help": "learning rate of the teacher's heads (AdamW)"})
+    teacher_hidden_dim: Optional[int] = field(
+        default=None, metadata={"help": "width of the hidden layers of what sees the states (default: 64; direct, and surface: 128)"}
+    )
     teacher_layers: str = field(
         default="-1",
         metadata={

@@ -65,7 +65,7 @@ class VisionConfig:
     student_average: float = _option(0.0, "the states that the deep teacher sees are those of the student's running average with this decay (0.98); 0: those of the student itself", metavar="A")
     teacher_discriminant: float = _option(0.0, "the deep teacher also sees what a linear discriminant, fitted to the states of the trusted images alone, says of a label: its memory from one dev batch to the next (0.9); 0: none", metavar="A")
     teacher_lr: float = _option(1e-3, "of the teacher (AdamW)", metavar="LR")
-    teacher_hidden_dim: int = _option(32, "its width", metavar="N")
+    teacher_hidden_dim: int | None = _option(None, "width of the hidden layers of what sees the states (64; direct, and surface: 128)", metavar="N")
     teacher_weight_decay: float = _option(0.01, "its weight decay", metavar="D")
     teacher_g_lr_factor: float = _option(0.03, "learning rate of the part that sees more than the loss (with direct states), over --teacher-lr", metavar="X")
     teacher_g_weight_decay: float = _option(1.0, "weight decay of that part (with direct states)", metavar="D")

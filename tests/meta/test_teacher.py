@@ -35,6 +35,16 @@ def test_every_weight_starts_at_the_prior(prior):
     assert not torch.allclose(teacher(prior=prior, learnt=True)(rows()), weights, rtol=1e-2)
 
 
+@pytest.mark.parametrize(("hidden", "seeing", "rest", "f"), [(None, 64, 128, 32), (8, 8, 8, 8), (200, 200, 200, 32)])
+def test_width_of_what_sees_the_states(hidden, seeing, rest, f):
+    """The probe's, where there is one, else g's: what the option is for has to follow it."""
+    probed = Teacher(LAYOUT, HEADS, True, True, True, hidden, 0.9, states="probe")
+    assert [net[0].out_features for net in probed.probe.nets] == [seeing] * 2
+    assert [(net.f[0].out_features, net.g) for net in probed.nets] == [(f, None)] * 2
+    direct = Teacher(LAYOUT, HEADS, True, True, True, hidden, 0.9)
+    assert [(net.f[0].out_features, net.g[0].out_features) for net in direct.nets] == [(f, rest)] * 2
+
+
 def test_heads_do_not_disturb_each_other():
     net = teacher(learnt=True)
     before = net(rows())

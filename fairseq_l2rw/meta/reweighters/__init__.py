@@ -3,7 +3,7 @@
 A new one is one small file here, decorated with
 
 * ``@register(NAME)``: a function ``build(layout, heads, inputs, hidden, prior)`` that returns the network (rows ``[N, D]``
-  -> weights of each head ``[N, K]``), or None where every weight is 1;
+  -> weights of each head ``[N, K]``), or None where every weight is 1; ``hidden`` is None where nobody asked for a width;
 * ``@register_rule(NAME)``: a :class:`~fairseq_l2rw.meta.reweighters.rule.Rule`, which has no network and learns nothing.
 """
 
@@ -63,7 +63,7 @@ def parse_inputs(text: str) -> tuple[str, ...]:
     return wanted
 
 
-def build(name, layout, heads, inputs=INPUTS, hidden=128, prior=0.95):
+def build(name, layout, heads, inputs=INPUTS, hidden=None, prior=0.95):
     """The network of reweighter ``name``, or None where every weight is 1; a KeyError where it is a rule."""
     check_name(name)
     return _BUILDERS[name](layout, heads, inputs, hidden, prior)
