@@ -35,12 +35,13 @@ def test_every_condition_is_one_change_that_the_task_takes():
     from fairseq_l2rw.translation.config import L2RWTranslationConfig, meta_config
 
     fields = L2RWTranslationConfig.__dataclass_fields__
+    optional = {"skip_below": float, "teacher_hidden_dim": int}  # None by default
     found = ablation.conditions(list(ablation.GROUPS), 1000, 2500)
     for condition in found.values():
         option, value = condition.options[2:]
         name = option.removeprefix("--").replace("-", "_")
         cfg = L2RWTranslationConfig(seed=1, max_update=2500)
-        setattr(cfg, name, float(value) if name == "skip_below" else type(fields[name].default)(value))
+        setattr(cfg, name, optional.get(name, type(fields[name].default))(value))
         meta_config(cfg)  # raises where the value is none
     assert found["start-early"].options[-1] == "500" and found["start-late"].options[-1] == "1750"
 
