@@ -157,8 +157,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--labels", help="people: table with the labels that people gave")
     parser.add_argument("--label-column", default="human_worst", help="people: its column (default: %(default)s)")
     parser.add_argument("--teachers", type=_words, help="methods, comma-separated (default: uniform, mwn, loss, deep; paper: and l2r); true: the true labels as weights")
-    add_queue_arguments(parser, "fairseq-l2rw vision", slots=1, seeds="1 to 5 for digits, else 1 to 3")
-    parser.set_defaults(seeds=None)
+    add_queue_arguments(parser, "fairseq-l2rw vision", seeds="1 to 5 for digits, else 1 to 3")
+    parser.set_defaults(slots=1, seeds=None)
     args = parser.parse_args(argv)
     args.seeds = args.seeds or list(range(1, 6 if args.grid == "digits" else 4))
     args.teachers = args.teachers or ["uniform", "mwn", *(["l2r"] if args.grid == "paper" else []), "loss", "deep"]

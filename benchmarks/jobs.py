@@ -112,17 +112,16 @@ class JobFailed(Exception):
     """A job did not come to its end; the message says why."""
 
 
-def add_queue_arguments(parser: argparse.ArgumentParser, command: str, slots: int = 2, seeds: str = "1") -> None:
+def add_queue_arguments(parser: argparse.ArgumentParser, command: str, seeds: str = "1") -> None:
     """The options that every queue has.
 
     Args:
         command: what the trainings are runs of; all that follows ``--`` is passed on to it.
-        slots: trainings side by side unless told otherwise.
         seeds: what the help calls the default, for a parser that sets another than ``[1]``.
     """
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the queue and of its results")
     parser.add_argument("--seeds", type=numbers, default=[1], metavar="N,...", help=f"one training each (default: {seeds})")
-    parser.add_argument("--slots", type=int, default=slots, metavar="N", help="trainings side by side, one thread each (default: %(default)s)")
+    parser.add_argument("--slots", type=int, default=2, metavar="N", help="trainings side by side, one thread each (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs, done or not, and run none")
     parser.add_argument("--report-only", action="store_true", help="run nothing; sum up what is done")
     parser.add_argument("options", nargs="*", metavar="-- OPTION", help=f"options of {command} for all trainings, after --")

@@ -91,10 +91,10 @@ class MetaTrainer(CountsSkipped):
         self.workers, self.identify, self.observe, self.number = workers or Workers(), identify, observe, number
         named, count = selection.in_front(trainable(student.module), config.params)
         self.names, self.parameters = list(named), list(named.values())
-        self.through = self.parameters[:count]  # those that the hypergradient goes through
         self.gradients = WeightGradients(
             student, config, self.names, self.parameters, count, self.workers, half, self._dev_gradient, self._take_scale
         )
+        self.through = self.gradients.through
         device = self.parameters[0].device
         contrast = config.contrast if config.objective == "contrastive" else {}
         if contrast and config.states == "probe" and hasattr(student, "examine"):

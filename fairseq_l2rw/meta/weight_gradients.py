@@ -82,6 +82,7 @@ class WeightGradients:
         directed: told of each J, with the newest step of the window and its v.
 
     Attributes:
+        through: the parameters that the hypergradient goes through.
         ahead: ``ghost``'s direction; None before the first teacher update.
     """
 

@@ -12,14 +12,14 @@ from tests.oracles import Step, ToyStudent, plain_steps, scale_rates, toy_batch
 EXACT = dict(momentum=0.0, replay=0, prior_strength=0.0, start=0, interval=1)
 
 
-def make_trainer(student, optimizer, teacher="deep", number=None, **settings):
+def make_trainer(student, optimizer, teacher="deep", number=None, hidden=4, **settings):
     config = MetaConfig(**{"objective": "loss", "contrast": {}, **EXACT, **settings})
     if rule_class(teacher) is not None:
         trainer = RuleTrainer(student, FeatureLayout((6,)), config, teacher)
         trainer.attach(optimizer)
         trainer.optimizer = optimizer
         return trainer
-    trainer = MetaTrainer(student, FeatureLayout((6,)), config, teacher, hidden=4, number=number)
+    trainer = MetaTrainer(student, FeatureLayout((6,)), config, teacher, hidden=hidden, number=number)
     trainer.teacher.double()
     # a teacher whose weights differ from example to example
     with torch.no_grad():
